@@ -1,0 +1,170 @@
+"""What eni_manager serves: the node's ENIs and addresses, and the wiring of pods."""
+
+import msgspec
+
+from shared.contracts.ipam import Lease
+from shared.model import AttachmentKey, EniId, Ip, Mac, Mode, Subnet
+from shared.rpc.method import Method
+
+# ---- inventory: what the cloud has given this node, as ipam's pool sees it
+
+
+class EniAddress(msgspec.Struct, frozen=True):
+    """One pool item: an address (pair) of an ENI.
+
+    `usable`: the cloud and the metadata service both know it and its ENI is wired up, so a pod may have it.
+    `primary`: it leaves only together with the whole ENI.
+    """
+
+    ipv4: Ip | None = None
+    ipv6: Ip | None = None
+    primary: bool = False
+    usable: bool = True
+
+
+class EniView(msgspec.Struct, frozen=True):
+    """One ENI of ours. `state` is the machine's state name, for people; `usable` decides."""
+
+    id: EniId
+    mac: Mac
+    state: str
+    addresses: list[EniAddress]
+    max_addresses: int
+    vswitch: str = ""
+    subnet4: Subnet | None = None
+    subnet6: Subnet | None = None
+
+
+class Inventory(msgspec.Struct, frozen=True):
+    """Everything at one moment. `epoch` changes when eni_manager restarts, `generation` with every change.
+
+    `capacity` is the most pool items this node can ever hold in `mode` (terway.md §7); `blocked` says why the
+    last demand cannot be met now, and empty when nothing is in the way.
+    """
+
+    epoch: str
+    generation: int
+    synced: bool
+    """False until the first comparison with the cloud: absence means nothing yet."""
+    mode: Mode
+    capacity: int
+    enis: list[EniView]
+    blocked: str = ""
+    blocked_retry_after: float | None = None
+
+
+class Watch(msgspec.Struct, frozen=True):
+    """Ask for the inventory; answered at once when it differs from (epoch, generation), else after `wait_s`."""
+
+    epoch: str = ""
+    generation: int = -1
+    wait_s: float = 0.0
+
+
+class Demand(msgspec.Struct, frozen=True):
+    """How many pool items ipam wants the node to hold in all. Declarative: the last word counts, repeats are free.
+
+    `waiting` of them are wanted by pods that wait now; their cloud calls go first.
+    """
+
+    total: int
+    waiting: int = 0
+
+
+class Demanded(msgspec.Struct, frozen=True):
+    """The demand is known; whether it can be met shows in the inventory."""
+
+
+class GiveBack(msgspec.Struct, frozen=True):
+    """ipam has marked these pool items unusable for ever (by their IPv4, or IPv6 where there is none).
+
+    eni_manager may now return them to the cloud; a primary goes when all addresses of its ENI are given back.
+    They leave the inventory when the cloud has confirmed it. Repeating is free.
+    """
+
+    items: list[Ip]
+
+
+class GivenBack(msgspec.Struct, frozen=True):
+    """`refused`: item -> why it stays (an attachment still uses it); ipam may use it again."""
+
+    accepted: list[Ip]
+    refused: dict[Ip, str] = {}
+
+
+WATCH = Method("eni.watch", Watch, Inventory, deadline_s=90.0)
+DEMAND = Method("eni.demand", Demand, Demanded)
+GIVE_BACK = Method("eni.give_back", GiveBack, GivenBack)
+
+# ---- wiring: links, addresses, routes, rules, tc
+
+
+class Plug(msgspec.Struct, frozen=True):
+    """Connect a sandbox: `netns` is a path that eni_manager can open (often `/proc/<pid>/fd/<n>`)."""
+
+    lease: Lease
+    netns: str
+    mtu: int | None = None
+    """None: the configured one."""
+
+
+class Plugged(msgspec.Struct, frozen=True):
+    """What the pod got."""
+
+    mac: Mac
+    """of the pod's interface"""
+    host_mac: Mac
+    mtu: int
+
+
+class Unplug(msgspec.Struct, frozen=True):
+    """Disconnect. `netns` None or gone: only the host's side is left to withdraw, which is success."""
+
+    key: AttachmentKey
+    lease: Lease | None = None
+    netns: str | None = None
+
+
+class Unplugged(msgspec.Struct, frozen=True):
+    """Rules and routes are withdrawn, no packet for the address reaches the sandbox; links may die later."""
+
+    found: bool = True
+
+
+class Check(msgspec.Struct, frozen=True):
+    """Compare a sandbox's wiring with what its lease wants (CNI CHECK)."""
+
+    lease: Lease
+    netns: str
+    mtu: int | None = None
+
+
+class Checked(msgspec.Struct, frozen=True):
+    """One sentence per difference; empty when all is as wanted."""
+
+    problems: list[str]
+
+
+class ListAttachments(msgspec.Struct, frozen=True):
+    """Ask for everything that is wired on this node."""
+
+
+class Attachment(msgspec.Struct, frozen=True):
+    """`alive`: the link's host end still exists, so the sandbox's namespace does too."""
+
+    key: AttachmentKey
+    host_link: str
+    alive: bool
+
+
+class Attachments(msgspec.Struct, frozen=True):
+    """Everything that eni_manager has wired or found wired by its marks."""
+
+    attachments: list[Attachment]
+
+
+PLUG = Method("eni.plug", Plug, Plugged, deadline_s=20.0)
+"""Errors: Conflict (the interface name exists in the sandbox, CNI P7), NotFound (netns, ENI), Invalid."""
+UNPLUG = Method("eni.unplug", Unplug, Unplugged, deadline_s=20.0)
+CHECK = Method("eni.check", Check, Checked, deadline_s=20.0)
+ATTACHMENTS = Method("eni.attachments", ListAttachments, Attachments)
