@@ -1,0 +1,31 @@
+# `make demo` and `make test` do everything on a fresh Debian 12 machine, as root.
+PYTHON := .venv/bin/python
+
+.PHONY: demo test setup lint unit system bench clean
+
+demo: setup          ## the main job, end to end, on the lab
+	$(PYTHON) -m compose.demo
+
+test: setup lint unit system  ## everything CI judges
+
+setup:               ## Debian packages, uv, the locked virtual environment
+	@deploy/debian-setup.sh
+
+lint:
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+unit:                ## no namespaces, no lab; twice, in two random orders
+	.venv/bin/pytest -q -n 2 -m "not system and not lab and not crash"
+	.venv/bin/pytest -q -n 2 -m "not system and not lab and not crash"
+
+system:              ## network namespaces, labs, crash points; packets are judged one test at a time
+	.venv/bin/pytest -q -m "system or lab or crash"
+
+bench: setup         ## ratios measured side by side; writes build/bench.json
+	$(PYTHON) -m tests.bench.cni_bench
+
+clean:
+	rm -rf build .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
