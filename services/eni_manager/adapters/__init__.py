@@ -1,0 +1,1 @@
+"""The outside world, one thing per file; raw errors become ours here."""

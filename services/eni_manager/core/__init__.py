@@ -1,0 +1,1 @@
+"""Decisions about ENIs, addresses and wiring: pure, synchronous, without I/O."""

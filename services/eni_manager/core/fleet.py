@@ -1,0 +1,104 @@
+"""All that eni_manager knows of the node at one moment, and how ipam sees it. Changed by facts only."""
+
+from collections.abc import Callable, Iterable
+
+from services.eni_manager.core.machine import State
+from services.eni_manager.core.model import Eni, Fact, Limits, SlotState, apply
+from services.eni_manager.core.placement import Blocks, Plan
+from shared.contracts.eni import EniAddress, EniView, Inventory
+from shared.model import EniId, Ip, Mac, Mode
+
+
+class Fleet:
+    """The node's ENIs. `on_change` is called after everything that changes the inventory."""
+
+    def __init__(self, *, epoch: str, mode: Mode, on_change: Callable[[], None] = lambda: None) -> None:
+        self.enis: dict[str, Eni] = {}
+        self.epoch, self.mode, self.on_change = epoch, mode, on_change
+        self.generation = 0
+        self.synced = False
+        self.limits = Limits(0, 0)
+        self.total = 0
+        self.waiting = 0
+        self.targets: dict[str, int] = {}
+        self.in_flight: dict[str, int] = {}
+        self.blocks = Blocks()
+        self.plan = Plan()
+
+    def apply(self, facts: Iterable[Fact]) -> None:
+        """Take over facts that the journal has written."""
+        for fact in facts:
+            apply(self.enis, fact)
+        self.changed()
+
+    def changed(self) -> None:
+        """The inventory differs from what was last shown."""
+        self.generation += 1
+        self.on_change()
+
+    def set_synced(self, synced: bool) -> None:
+        """Beliefs have been compared with the cloud once."""
+        if self.synced != synced:
+            self.synced = synced
+            self.changed()
+
+    def set_limits(self, limits: Limits) -> None:
+        """What the instance type allows, less what foreign ENIs take."""
+        if self.limits != limits:
+            self.limits = limits
+            self.changed()
+
+    def set_plan(self, plan: Plan) -> None:
+        """What placement decided last. Only what blocks it shows in the inventory."""
+        before, self.plan, self.targets = self.plan, plan, dict(plan.targets)
+        if (before.blocked, before.retry_at) != (plan.blocked, plan.retry_at):
+            self.changed()
+
+    def by_mac(self, mac: Mac) -> Eni | None:
+        """The ENI with this MAC."""
+        return next((eni for eni in self.enis.values() if eni.mac == mac), None)
+
+    def by_id(self, eni_id: EniId) -> Eni | None:
+        """The ENI with this cloud id."""
+        return next((eni for eni in self.enis.values() if eni.id == eni_id), None)
+
+    def holder(self, item: Ip) -> Eni | None:
+        """The ENI that has this pool item."""
+        return next((eni for eni in self.enis.values() if item in eni.slots), None)
+
+    def inventory(self, now: float) -> Inventory:
+        """What ipam is told. ENIs that the cloud has not made yet hold nothing and are left out."""
+        retry_at = self.plan.retry_at
+        return Inventory(
+            epoch=self.epoch,
+            generation=self.generation,
+            synced=self.synced,
+            mode=self.mode,
+            capacity=self.limits.capacity,
+            enis=[_view(eni) for _, eni in sorted(self.enis.items()) if eni.id is not None and eni.slots],
+            blocked=self.plan.blocked,
+            blocked_retry_after=None if retry_at is None else max(0.0, retry_at - now),
+        )
+
+
+def _view(eni: Eni) -> EniView:
+    assert eni.id is not None and eni.mac is not None
+    addresses = [
+        EniAddress(
+            ipv4=slot.ipv4,
+            ipv6=slot.ipv6,
+            primary=slot.primary,
+            usable=eni.state is State.READY and slot.state is SlotState.VALID,
+        )
+        for _, slot in sorted(eni.slots.items())
+    ]
+    return EniView(
+        id=eni.id,
+        mac=eni.mac,
+        state=str(eni.state),
+        addresses=addresses,
+        max_addresses=eni.max_slots,
+        vswitch=eni.vswitch,
+        subnet4=eni.subnet4,
+        subnet6=eni.subnet6,
+    )

@@ -1,0 +1,258 @@
+"""Demand -> which ENI is to hold how many addresses, and which ENIs are to be made (terway.md §6.3, §6.4, §6.6).
+
+Existing ENIs first, those that are ready before those on the way; a new one only for what finds no room. Shrinking is
+not decided here: addresses leave only because ipam gives them back.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Literal
+
+import msgspec
+
+from services.eni_manager.core.machine import HOLDS_A_SLOT, ON_THE_WAY, State
+from services.eni_manager.core.model import BATCH, Eni, Limits, SlotState
+from shared.model import Ip
+
+MOST_CREATIONS = 3
+"""ENIs on the way at the same time."""
+
+CREATION = "creation"
+"""The subject of a block that concerns every new ENI."""
+
+
+class Block(msgspec.Struct, frozen=True):
+    """Something that was refused is not asked for again until then."""
+
+    until: float
+    why: str
+
+
+class Blocks:
+    """What must not be tried for now, by subject: a vSwitch, an ENI's name, or CREATION. Forgotten at a restart: the
+    cloud then says it again."""
+
+    def __init__(self) -> None:
+        self._blocks: dict[str, Block] = {}
+
+    def put(self, subject: str, *, until: float, why: str) -> None:
+        """Block `subject`; the later end counts."""
+        standing = self._blocks.get(subject)
+        if standing is None or standing.until < until:
+            self._blocks[subject] = Block(until, why)
+
+    def get(self, subject: str, now: float) -> Block | None:
+        """The block on `subject` that is in force."""
+        block = self._blocks.get(subject)
+        return block if block is not None and block.until > now else None
+
+    def lift(self, subject: str) -> None:
+        """It has worked."""
+        self._blocks.pop(subject, None)
+
+    def standing(self, now: float) -> dict[str, Block]:
+        """All that are in force; the others are dropped."""
+        self._blocks = {subject: block for subject, block in self._blocks.items() if block.until > now}
+        return dict(self._blocks)
+
+
+class VSwitch(msgspec.Struct, frozen=True):
+    """A vSwitch of the node's zone; `free` None: the count is not known (no permission, no answer)."""
+
+    id: str
+    free: int | None = None
+
+
+class Creation(msgspec.Struct, frozen=True):
+    """A new ENI: where, and with how many addresses, the primary one included."""
+
+    vswitch: str
+    initial: int
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """What is to be. `targets`: live addresses per ENI name, only for those that must grow.
+
+    `blocked` says why `short` addresses cannot be had now; it is empty while everything asked for is on its way.
+    """
+
+    targets: dict[str, int] = {}
+    creations: tuple[Creation, ...] = ()
+    short: int = 0
+    blocked: str = ""
+    retry_at: float | None = None
+
+
+EniPolicy = Literal["most_ips", "least_ips"]
+VSwitchPolicy = Literal["random", "ordered", "most"]
+
+
+def plan(
+    enis: Iterable[Eni],
+    *,
+    total: int,
+    limits: Limits,
+    in_flight: Mapping[str, int],
+    blocks: Blocks,
+    vswitches: Sequence[VSwitch],
+    policy: EniPolicy = "most_ips",
+    now: float,
+) -> Plan:
+    """Spread `total` over `enis` and new ones in `vswitches`, which are in the order of preference.
+
+    `in_flight` counts per ENI the addresses that a call under way will bring.
+    """
+    enis = [eni for eni in enis if eni.state in HOLDS_A_SLOT]
+    holding = {eni.name: eni.expected + in_flight.get(eni.name, 0) for eni in enis}
+    need = total - sum(holding.values())
+    if need <= 0:
+        return Plan()
+
+    why: dict[str, float | None] = {}
+    targets: dict[str, int] = {}
+    for eni in sorted(enis, key=lambda eni: _preference(eni, policy)):
+        room = eni.room - in_flight.get(eni.name, 0)
+        if not eni.grows or room <= 0:
+            continue
+        block = blocks.get(eni.name, now) or blocks.get(eni.vswitch, now)
+        if block is not None:
+            why[block.why] = block.until
+            continue
+        targets[eni.name] = room
+    targets = _spread(targets, need, holding=holding, policy=policy)
+    need -= sum(targets[name] - holding[name] for name in targets)
+
+    creations, short = _creations(need, enis, limits=limits, blocks=blocks, vswitches=vswitches, why=why, now=now)
+    if not short:
+        return Plan(targets=targets, creations=creations)
+    ends = [until for until in why.values() if until is not None]
+    return Plan(
+        targets=targets, creations=creations, short=short, blocked="; ".join(why), retry_at=min(ends, default=None)
+    )
+
+
+def _preference(eni: Eni, policy: EniPolicy) -> tuple[int, int, str]:
+    """Ready ones, then those on the way; packed or spread; then by name, so that the choice is stable."""
+    weight = -eni.count() if policy == "most_ips" else eni.count()
+    return (eni.state in ON_THE_WAY, weight, eni.name)
+
+
+def _spread(room: dict[str, int], need: int, *, holding: Mapping[str, int], policy: EniPolicy) -> dict[str, int]:
+    """Fill in the given order, or always the emptiest first; the targets of those that gain something."""
+    gain = dict.fromkeys(room, 0)
+    for _ in range(min(need, sum(room.values()))):
+        open_ = [name for name in room if gain[name] < room[name]]
+        chosen = open_[0] if policy == "most_ips" else min(open_, key=lambda name: holding[name] + gain[name])
+        gain[chosen] += 1
+    return {name: holding[name] + more for name, more in gain.items() if more}
+
+
+def _creations(
+    need: int,
+    enis: Sequence[Eni],
+    *,
+    limits: Limits,
+    blocks: Blocks,
+    vswitches: Sequence[VSwitch],
+    why: dict[str, float | None],
+    now: float,
+) -> tuple[tuple[Creation, ...], int]:
+    """New ENIs for what found no room, and how much of it cannot be had, for the reasons added to `why`."""
+    made: list[Creation] = []
+    under_way = sum(eni.state in ON_THE_WAY for eni in enis)
+    taken: dict[str, int] = {}
+    while need > 0:
+        if len(enis) + len(made) >= limits.enis:
+            why[f"the node has all {limits.enis} ENIs that it may have, with {limits.per_eni} addresses each"] = None
+            break
+        if (block := blocks.get(CREATION, now)) is not None:
+            why[block.why] = block.until
+            break
+        if under_way + len(made) >= MOST_CREATIONS:
+            return tuple(made), 0  # decided again when one of them is there
+        open_ = [switch for switch in vswitches if blocks.get(switch.id, now) is None]
+        for switch in vswitches:
+            if (block := blocks.get(switch.id, now)) is not None:
+                why[block.why] = block.until
+        if not open_:
+            if not vswitches:
+                why["no vSwitch is configured for the node's zone"] = None
+            break
+        wish = min(need, limits.per_eni, BATCH)
+        creation = _in_first_with_room(open_, wish, taken)
+        taken[creation.vswitch] = taken.get(creation.vswitch, 0) + creation.initial
+        made.append(creation)
+        need -= min(need, limits.per_eni)  # a batch first; the rest of its room fills up when it is ready
+    return tuple(made), need
+
+
+def _in_first_with_room(vswitches: Sequence[VSwitch], wish: int, taken: Mapping[str, int]) -> Creation:
+    """The first whose known count covers the wish; else the fullest offer; where nothing is known, the first.
+
+    A count of 0 may be stale, so when all say 0 the first is asked all the same: its refusal blocks it.
+    """
+    free = {
+        switch.id: None if switch.free is None else max(0, switch.free - taken.get(switch.id, 0))
+        for switch in vswitches
+    }
+    for switch in vswitches:
+        known = free[switch.id]
+        if known is None or known >= wish:
+            return Creation(switch.id, wish)
+    best = max(vswitches, key=lambda switch: free[switch.id] or 0)
+    return Creation(best.id, min(wish, free[best.id] or 1))
+
+
+def order_vswitches(
+    vswitches: Sequence[VSwitch], policy: VSwitchPolicy, draw: Callable[[], float]
+) -> tuple[VSwitch, ...]:
+    """Most free addresses first, or by chance. Unknown counts rank as 0, so that without any the given order stays."""
+    if policy == "random":
+        return tuple(sorted(vswitches, key=lambda _: draw()))
+    return tuple(sorted(vswitches, key=lambda switch: -(switch.free or 0)))
+
+
+# ---- what one ENI at rest does next
+
+
+class Assign(msgspec.Struct, frozen=True):
+    """Ask the cloud for `count` more addresses."""
+
+    count: int
+
+
+class Unassign(msgspec.Struct, frozen=True):
+    """Return these to the cloud."""
+
+    items: tuple[Ip, ...]
+
+
+class Leave(msgspec.Struct, frozen=True):
+    """Every address is given back: the whole ENI goes."""
+
+
+class Confirm(msgspec.Struct, frozen=True):
+    """Ask the metadata service whether it lists these by now."""
+
+    items: tuple[Ip, ...]
+
+
+Chore = Assign | Unassign | Leave | Confirm
+
+
+def next_chore(eni: Eni, *, target: int, growth_blocked: bool) -> Chore | None:
+    """What an ENI that is READY or DRAINING does next; None: nothing, until something changes.
+
+    What a waiting pod needs comes before what is only tidy.
+    """
+    returning = eni.in_state(SlotState.RETURNING)
+    if len(returning) == len(eni.slots):
+        return Leave()
+    if eni.state is not State.READY:
+        return None
+    if pending := eni.in_state(SlotState.PENDING):
+        return Confirm(tuple(slot.item for slot in pending))
+    more = min(target - eni.count(), eni.room, BATCH)
+    if more > 0 and not growth_blocked:
+        return Assign(more)
+    secondary = [slot.item for slot in returning if not slot.primary]
+    return Unassign(tuple(secondary[:BATCH])) if secondary else None
