@@ -1,1 +1,4 @@
-"""MessagePack-RPC over Unix sockets: `method` types it, `wire` parses it without I/O, `client` and `server` carry it."""
+"""MessagePack-RPC over Unix sockets.
+
+`method` types a call, `wire` parses it without I/O, `address` makes and finds sockets, `client` and `server` carry it.
+"""
