@@ -1,0 +1,104 @@
+"""Who calls: the RPC style signature (HMAC-SHA1), its timestamp and nonce, and STS tokens.
+
+The API's other scheme, ACS3-HMAC-SHA256, signs headers instead of parameters: it is a second `verify` beside
+this one, with the same keys and nonces.
+"""
+
+import base64
+import hashlib
+import hmac
+from collections import deque
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from urllib.parse import quote
+
+from compose.lab.cloud.core.errors import CloudError, missing
+from compose.lab.cloud.core.model import AccessKey
+
+MAX_SKEW_S = 900.0
+"""How far a caller's clock may be from ours; a nonce is remembered for as long."""
+
+MANDATORY = ("AccessKeyId", "Signature", "SignatureMethod", "SignatureVersion", "SignatureNonce", "Timestamp")
+
+COMMON = frozenset({*MANDATORY, "Action", "Version", "Format", "SecurityToken", "SignatureType", "RegionId"})
+"""Parameters that belong to the call and not to the action."""
+
+
+def _escape(text: str) -> str:
+    return quote(text, safe="-_.~")
+
+
+def string_to_sign(method: str, parameters: Mapping[str, str]) -> str:
+    """What both sides sign: every parameter but the signature itself, sorted by name."""
+    query = "&".join(f"{_escape(k)}={_escape(v)}" for k, v in sorted(parameters.items()) if k != "Signature")
+    return f"{method}&%2F&{_escape(query)}"
+
+
+def sign(secret: str, text: str) -> str:
+    """The signature of `text` by a key's secret."""
+    digest = hmac.new(f"{secret}&".encode(), text.encode(), hashlib.sha1).digest()
+    return base64.b64encode(digest).decode()
+
+
+class Nonces:
+    """Nonces that were used within the time in which a timestamp is accepted."""
+
+    def __init__(self) -> None:
+        self._seen: set[tuple[str, str]] = set()
+        self._order: deque[tuple[float, tuple[str, str]]] = deque()
+
+    def use(self, key: str, nonce: str, now: float) -> bool:
+        """Remember it. False: it was used before."""
+        while self._order and self._order[0][0] < now - 2 * MAX_SKEW_S:
+            self._seen.discard(self._order.popleft()[1])
+        if (key, nonce) in self._seen:
+            return False
+        self._seen.add((key, nonce))
+        self._order.append((now, (key, nonce)))
+        return True
+
+
+def verify(
+    method: str, parameters: Mapping[str, str], *, keys: Mapping[str, AccessKey], nonces: Nonces, now: float
+) -> AccessKey:
+    """The key that signed the call. Raises what the cloud answers when none did."""
+    for name in MANDATORY:
+        if not parameters.get(name):
+            raise missing(name)
+    if parameters["SignatureMethod"] != "HMAC-SHA1" or parameters["SignatureVersion"] != "1.0":
+        raise CloudError("InvalidParameter.SignatureMethod", "Only HMAC-SHA1, version 1.0, is supported.")
+    key = keys.get(parameters["AccessKeyId"])
+    if key is None:
+        raise CloudError("InvalidAccessKeyId.NotFound", "Specified access key is not found.", 404)
+    _check_token(key, parameters.get("SecurityToken"), now)
+    _check_time(parameters["Timestamp"], now)
+    text = string_to_sign(method, parameters)
+    if not hmac.compare_digest(sign(key.secret, text), parameters["Signature"]):
+        # The official client compares what follows the first colon with its own string (stack.md).
+        raise CloudError(
+            "SignatureDoesNotMatch",
+            f"Specified signature is not matched with our calculation. server string to sign is:{text}",
+        )
+    if not nonces.use(key.id, parameters["SignatureNonce"], now):
+        raise CloudError("SignatureNonceUsed", "Specified signature nonce was used already.")
+    return key
+
+
+def _check_token(key: AccessKey, token: str | None, now: float) -> None:
+    if key.token is None:
+        return
+    if not token:
+        raise CloudError("MissingSecurityToken", "SecurityToken is mandatory for this action.")
+    if token != key.token:
+        raise CloudError("InvalidSecurityToken.MismatchWithAccessKey", "Specified SecurityToken mismatch AccessKey.")
+    if key.expires_at is not None and now >= key.expires_at:
+        raise CloudError("InvalidSecurityToken.Expired", "Specified SecurityToken is expired.")
+
+
+def _check_time(text: str, now: float) -> None:
+    try:
+        stamp = datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC).timestamp()
+    except ValueError as e:
+        raise CloudError("InvalidTimeStamp.Format", "Specified time stamp or date value is not well formatted.") from e
+    if abs(stamp - now) > MAX_SKEW_S:
+        raise CloudError("InvalidTimeStamp.Expired", "Specified time stamp or date value is expired.")
