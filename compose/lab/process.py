@@ -41,12 +41,13 @@ def spawn(
     netns: Path | None = None,
     private_mounts: bool = False,
     env: Mapping[str, str] | None = None,
+    descriptors: Sequence[int] = (),
 ) -> Process:
     """Start a daemon in a session of its own and record it as `<records>/<name>.json`.
 
     It gets a small environment of its own, not the caller's. `netns`: enters that network namespace, but keeps
     the mounts (`ip netns exec` would hide the cgroups). `private_mounts`: what it mounts is seen by it and its
-    children only.
+    children only. `descriptors`, all above those that they become, are the daemon's 3, 4, and so on.
     """
     command = list(argv)
     if private_mounts:
@@ -64,6 +65,7 @@ def spawn(
             (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
             (os.POSIX_SPAWN_OPEN, 1, str(log), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644),
             (os.POSIX_SPAWN_DUP2, 1, 2),
+            *((os.POSIX_SPAWN_DUP2, descriptor, place) for place, descriptor in enumerate(descriptors, start=3)),
         ],
         setsid=True,
         setsigmask=(),
