@@ -77,7 +77,8 @@ def _listening(port: Port) -> socket.socket:
     try:
         if family == socket.AF_INET6:
             server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if port.protocol != "udp":  # where it would let two processes share one port
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         server.bind(("", port.number))
         if port.protocol != "udp":
             server.listen(_BACKLOG)

@@ -14,7 +14,6 @@ from compose.lab.probe import Target, ask, parse_target
 from compose.lab.serve import Port, parse_ports
 from shared.errors import Conflict, Invalid, NotFound, Refused
 
-
 HAS_SCTP = "SCTP" in Path("/proc/net/protocols").read_text()
 
 
