@@ -12,7 +12,7 @@ the first error of a value, so values are taken apart here and converted piece b
 import os
 import types
 from collections.abc import Callable, Mapping
-from difflib import get_close_matches
+from enum import EnumType
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar, Union, get_args, get_origin
 
@@ -135,19 +135,8 @@ def read_json(path: Path, problems: list[str]) -> Any:
         return None
 
 
-def _build(kind: type[T], section: str, given: Any, source: str, env: Mapping[str, str], problems: list[str]) -> T:
-    reader = Reader(source, problems)
-    if not isinstance(given, dict):
-        reader.problem(section, f"expected an object, got {_shown(given)}")
-        given = {}
-    value = reader.struct(kind, given, section, overrides=_overrides(kind, section, env, problems))
-    if problems:
-        raise ConfigError(problems)
-    return value  # type: ignore[no-any-return]
-
-
-def _overrides(kind: type, section: str, env: Mapping[str, str], problems: list[str]) -> dict[str, tuple[str, str]]:
-    """Field name -> (variable, text)."""
+def overrides(kind: type, section: str, env: Mapping[str, str], problems: list[str]) -> dict[str, tuple[str, str]]:
+    """What the environment says of a section: field name -> (variable, text)."""
     prefix = f"TERWAY_{section.upper()}_"
     names = {f"{prefix}{field.encode_name.upper()}": field.encode_name for field in msgspec.structs.fields(kind)}
     found = {}
@@ -157,6 +146,17 @@ def _overrides(kind: type, section: str, env: Mapping[str, str], problems: list[
         elif variable.startswith(prefix):
             problems.append(f"{variable}: no such setting{did_you_mean(variable, names)} (environment)")
     return found
+
+
+def _build(kind: type[T], section: str, given: Any, source: str, env: Mapping[str, str], problems: list[str]) -> T:
+    reader = Reader(source, problems)
+    if not isinstance(given, dict):
+        reader.problem(section, f"expected an object, got {_shown(given)}")
+        given = {}
+    value = reader.struct(kind, given, section, env=overrides(kind, section, env, problems))
+    if problems:
+        raise ConfigError(problems)
+    return value  # type: ignore[no-any-return]
 
 
 class Reader:
@@ -170,21 +170,18 @@ class Reader:
         """Note one problem at `path`."""
         self._problems.append(f"{path}: {what}{self._source}")
 
-    def struct(
-        self, kind: Any, given: dict[str, Any], path: str, *, overrides: Mapping[str, tuple[str, str]] | None = None
-    ) -> Any:
+    def struct(self, kind: Any, given: dict[str, Any], path: str, *, env: Mapping[str, tuple[str, str]] = {}) -> Any:
         """A `kind` from `given`, or None after problems."""
         before = len(self._problems)
-        overrides = overrides or {}
         fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
         for name in given:
             if name not in fields:
                 self.problem(f"{path}.{name}", f"no such setting{did_you_mean(name, fields)}")
         values = {}
         for name, field in fields.items():
-            if name in overrides:
-                variable, text = overrides[name]
-                values[field.name] = self._from_text(text, field.type, f"{path}.{name}", variable)
+            if name in env:
+                variable, text = env[name]
+                values[field.name] = self.from_text(text, field.type, f"{path}.{name}", variable)
             elif name in given:
                 values[field.name] = self.value(given[name], field.type, f"{path}.{name}")
             elif field.required:
@@ -193,9 +190,13 @@ class Reader:
             return None
         try:
             return kind(**values)
-        except ValueError as error:  # from __post_init__; its lines are problems relative to the struct
+        except ValueError as error:  # from __post_init__: one problem a line, `field: what` or about the whole
             for line in str(error).splitlines():
-                self.problem(f"{path}.{line}" if ":" in line.split(" ", 1)[0] else path, _after(line))
+                name, colon, what = line.partition(": ")
+                if colon and name in fields:
+                    self.problem(f"{path}.{name}", what)
+                else:
+                    self.problem(path, line)
             return None
 
     def value(self, given: Any, kind: Any, path: str) -> Any:
@@ -217,20 +218,21 @@ class Reader:
         try:
             return msgspec.convert(given, kind, dec_hook=decode_own_types)
         except msgspec.ValidationError as error:
-            shown = "" if kind is Secret else f", got {_shown(given)}"
-            self.problem(path, _plain(str(error)) + ("" if ", got " in str(error) and kind is Secret else shown))
+            choices = _choices(kind)
+            expected = f"expected one of {', '.join(map(str, choices))}" if choices else _plain(str(error))
+            self.problem(path, f"{expected}, got {'something else' if kind is Secret else _shown(given)}")
             return None
 
-    def _from_text(self, text: str, kind: Any, path: str, variable: str) -> Any:
-        """JSON when that fits the type, else the text itself, else the problem with the former."""
-        outcomes = []
-        for decode in (_json, _as_is):
+    def from_text(self, text: str, kind: Any, path: str, variable: str) -> Any:
+        """A value from the environment: JSON when that fits the type, else the text itself, else the problem."""
+        first: list[str] = []
+        for raw in (_json(text), text):
             problems: list[str] = []
-            value = Reader(f" (environment {variable})", problems).value(decode(text), kind, path)
+            value = Reader(f" (environment {variable})", problems).value(raw, kind, path)
             if not problems:
                 return value
-            outcomes.append(problems)
-        self._problems.extend(outcomes[0] if len(outcomes[0]) <= len(outcomes[1]) else outcomes[1])
+            first = first or problems
+        self._problems.extend(first)
         return None
 
 
@@ -239,10 +241,6 @@ def _json(text: str) -> Any:
         return msgspec.json.decode(text)
     except msgspec.DecodeError:
         return text
-
-
-def _as_is(text: str) -> Any:
-    return text
 
 
 def _shape(kind: Any) -> tuple[str, list[Any]]:
@@ -275,6 +273,8 @@ def decode_own_types(kind: type, value: object) -> object:
 
 def did_you_mean(name: str, known: Mapping[str, object] | tuple[str, ...]) -> str:
     """`; did you mean x?` when something is close."""
+    from difflib import get_close_matches  # a mistake is rare, and every start would pay
+
     close = get_close_matches(name, list(known), 1)
     return f"; did you mean {close[0]}?" if close else ""
 
@@ -285,8 +285,11 @@ def _plain(message: str) -> str:
     return message[:1].lower() + message[1:]
 
 
-def _after(line: str) -> str:
-    return line.partition(": ")[2] if ":" in line.split(" ", 1)[0] else line
+def _choices(kind: Any) -> list[object]:
+    """The values of an enumeration or a Literal; empty for other types."""
+    if get_origin(kind) is Literal:
+        return list(get_args(kind))
+    return list(kind.__members__.values()) if isinstance(kind, EnumType) else []
 
 
 def _shown(value: object) -> str:

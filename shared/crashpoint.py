@@ -7,7 +7,6 @@ Costs one comparison. `CRASH_AT=name` in the environment ends the process there 
 """
 
 import os
-import sys
 from pathlib import Path
 from typing import Final
 
@@ -54,7 +53,3 @@ def names(*roots: Path) -> dict[str, Path]:
 def _callee(call: "object") -> str:
     function = getattr(call, "func", None)
     return str(getattr(function, "id", getattr(function, "attr", "")))
-
-
-if _name:  # a mistyped name would test nothing in silence
-    print(f"crashpoint armed: {_name}", file=sys.stderr)  # noqa: T201

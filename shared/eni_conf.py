@@ -13,7 +13,7 @@ import msgspec
 
 from shared import log as logs
 from shared.backoff import Backoff
-from shared.config import ConfigError, Reader, did_you_mean, read_json, read_section
+from shared.config import ConfigError, Reader, did_you_mean, overrides, read_json, read_section
 from shared.duration import Duration, parse_duration
 from shared.secret import Secret
 
@@ -53,8 +53,8 @@ class EniConf(msgspec.Struct, frozen=True):
     """Zone -> vSwitches; empty for this node's zone: the vSwitch of its primary ENI."""
     eni_tags: dict[str, str] = {}
     """Put on every new ENI, beside `creator=terway`."""
-    max_pool_size: int = 0
-    """Most idle addresses kept."""
+    max_pool_size: int = 5
+    """Most idle addresses kept. The default is the product's (terway.md Appendix B), not the code's 0."""
     min_pool_size: int = 0
     """Fewest idle addresses kept."""
     min_eni: int = 0
@@ -139,23 +139,25 @@ class EniConf(msgspec.Struct, frozen=True):
 def load_eni_conf(path: Path | None, env: Mapping[str, str]) -> EniConf:
     """Section `eni_conf` of the node's file: the object itself, or the path of a file that holds it.
 
-    Raises ConfigError with every problem. The environment overrides nothing here: the keys are Terway's.
+    Raises ConfigError with every problem. `TERWAY_ENI_CONF_<KEY>` in the environment overrides a key.
     """
     problems: list[str] = []
     given, source = read_section("eni_conf", path, problems)
     if isinstance(given, str):
         source = f" (file {given})"
-        given = read_json(Path(given), problems) or {}
+        given = {} if (content := read_json(Path(given), problems)) is None else content
     if not isinstance(given, dict):
         problems.append(f"eni_conf: expected an object or a file's path, got {type(given).__name__}{source}")
         given = {}
-    conf = parse_eni_conf(given, source, problems)
+    conf = parse_eni_conf(given, source, problems, overrides(EniConf, "eni_conf", env, problems))
     if problems or conf is None:
         raise ConfigError(problems)
     return conf
 
 
-def parse_eni_conf(given: Mapping[str, Any], source: str, problems: list[str]) -> EniConf | None:
+def parse_eni_conf(
+    given: Mapping[str, Any], source: str, problems: list[str], env: Mapping[str, tuple[str, str]] = {}
+) -> EniConf | None:
     """An eni_conf object; adds to `problems`, and gives None when there are any of its own."""
     before = len(problems)
     reader = Reader(source, problems)
@@ -172,6 +174,8 @@ def parse_eni_conf(given: Mapping[str, Any], source: str, problems: list[str]) -
             }
         elif value is not None:
             values[name] = reader.value(value, _FIELDS[name], f"eni_conf.{name}")
+    for name, (variable, text) in env.items():
+        values[name] = reader.from_text(text, _FIELDS[name], f"eni_conf.{name}", variable)
     readable = {name: value for name, value in values.items() if value is not None}
     conf = EniConf(**readable)
     _check(conf, reader)
@@ -209,7 +213,7 @@ def _backoff(raw: Any, path: str, reader: Reader) -> Backoff | None:
     if duration < 0 or factor < 0 or jitter < 0 or steps < 1:
         reader.problem(path, "Duration, Factor and Jitter are not negative, and Steps is at least 1")
         return None
-    return Backoff(float(duration), factor, jitter, cap, steps, float(first))
+    return Backoff(float(duration), factor or 1.0, jitter, cap, steps, float(first))
 
 
 def _seconds(raw: Any, path: str, reader: Reader) -> float | None:

@@ -8,7 +8,7 @@ ever; what a foreign library says becomes an event of the same shape. A disabled
 """
 
 import logging
-import secrets
+import os
 import sys
 import time
 import traceback
@@ -28,7 +28,7 @@ ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tupl
 
 def new_request_id() -> str:
     """Twelve hex digits: enough to find one request in a node's logs."""
-    return secrets.token_hex(6)
+    return os.urandom(6).hex()
 
 
 class Log:

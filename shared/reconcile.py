@@ -68,5 +68,4 @@ class ReconcileLoop:
                 await self._poked.wait()
         except TimeoutError:
             return
-        # After a failure a poke does not shorten the pause to nothing: what failed would fail in a hot loop.
-        await asyncio.sleep(self._settle_s)
+        await asyncio.sleep(self._settle_s)  # more pokes may be on their way

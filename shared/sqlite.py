@@ -162,7 +162,13 @@ class _Thread:
                     break
             ending = job is None
             if batch:
-                self._settle(batch, self._perform(connection, batch))
+                self._settle(batch, self._outcomes(connection, batch))
+
+    def _outcomes(self, connection: sqlite3.Connection, batch: list[_Job]) -> list[Outcome]:
+        try:
+            return self._perform(connection, batch)
+        except BaseException as error:  # whatever it is, nobody waits for ever
+            return [(None, error)] * len(batch)
 
     def _settle(self, batch: list[_Job], outcomes: list[Outcome]) -> None:
         def settle() -> None:

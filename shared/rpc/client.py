@@ -53,8 +53,8 @@ class Client:
         try:
             async with asyncio.timeout_at(ends):
                 connection = await self._connected()
-                self._last_id += 1
-                response = await connection.ask(self._last_id, self._encode(self._last_id, method, params, ends))
+                id = self._last_id = (self._last_id + 1) & 0xFFFFFFFF  # the specification's ids have 32 bits
+                response = await connection.ask(id, self._encode(id, method, params, ends))
         except TimeoutError:
             raise DeadlineExceeded(f"{self._name} did not answer {method.name} within {seconds:g} s") from None
         if response.failure is not None:
@@ -84,8 +84,7 @@ class Client:
         if (connection := self._connection) is not None and connection.usable:
             return connection
         async with self._connecting:
-            if self._closed:
-                raise Unavailable(f"the client of {self._name} is closed")
+            self._check_open()
             if (connection := self._connection) is not None and connection.usable:
                 return connection
             try:
@@ -97,7 +96,14 @@ class Client:
                     f"{self._name} cannot be reached at {self._path}: {error.strerror or error}"
                 ) from error
             self._connection = connection
+            self._check_open()  # it may have been closed while we were connecting
             return connection
+
+    def _check_open(self) -> None:
+        if self._closed:
+            if self._connection is not None:
+                self._connection.abort()
+            raise Unavailable(f"the client of {self._name} is closed")
 
 
 class _Connection(asyncio.Protocol):
@@ -136,9 +142,13 @@ class _Connection(asyncio.Protocol):
 
     async def close(self) -> None:
         if self._transport is not None:
+            self.abort()
+            await self._gone.wait()
+
+    def abort(self) -> None:
+        if self._transport is not None:
             self._why = "was left: this client closed"
             self._transport.abort()
-            await self._gone.wait()
 
     def _lost(self) -> SuiteError:
         return Unavailable(f"{self._name} {self._why}")

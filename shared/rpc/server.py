@@ -10,9 +10,11 @@ caller will ask again. Long polls (`long_poll=True`) have no effect and are canc
 
 import asyncio
 import os
+import select
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self, cast
@@ -38,6 +40,9 @@ MAX_RUNNING: Final = 256
 
 Observer = Callable[[str, str, float], None]
 """Told of each finished call: method, error code or "", seconds."""
+
+deadline: ContextVar[float] = ContextVar("deadline", default=float("inf"))
+"""When the call that this task serves is given up, on the loop's clock: a handler that waits can say why in time."""
 
 log = logs.get(__name__)
 
@@ -135,7 +140,7 @@ class Server:
 
     async def _answer(self, request: Request) -> msgspec.Struct | Failure:
         """Run one call to its end; never raises but CancelledError."""
-        logs.request_id.set(request.meta.request_id or logs.new_request_id())
+        logs.request_id.set(request.meta.request_id[:64] or logs.new_request_id())
         began = time.perf_counter()
         result: msgspec.Struct | Failure
         try:
@@ -161,10 +166,11 @@ class Server:
             params = msgspec.convert(request.params, entry.method.params)
         except msgspec.ValidationError as error:
             raise Invalid(f"{request.method}: {error}") from error
-        deadline = request.meta.deadline_s
-        seconds = entry.method.deadline_s if deadline is None else deadline
+        wished = request.meta.deadline_s
+        seconds = entry.method.deadline_s if wished is None else wished
+        deadline.set(asyncio.get_running_loop().time() + seconds)
         try:
-            async with asyncio.timeout(seconds) as limit:
+            async with asyncio.timeout_at(deadline.get()) as limit:
                 result = await entry.handler(params)
         except TimeoutError as error:
             if not limit.expired():  # the handler's own, which it should have handled
@@ -214,9 +220,12 @@ class _Connection(asyncio.Protocol):
             self._transport.abort()
 
     def eof_received(self) -> bool:
-        """The peer sends no more, but may still wait for answers."""
+        """The peer sends no more. It may still wait for answers, unless it is gone altogether."""
         self._half_closed = True
-        self._hang_up_when_done()
+        if self._peer_is_gone() and self._transport is not None:
+            self._transport.abort()
+        else:
+            self._hang_up_when_done()
         return True
 
     def pause_writing(self) -> None:
@@ -233,6 +242,13 @@ class _Connection(asyncio.Protocol):
         for task in self._polls:
             task.cancel()
         self._gone.set()
+
+    def _peer_is_gone(self) -> bool:
+        """End of file comes for a closed socket and for one half of it; only poll(2) tells which (unix(7))."""
+        assert self._transport is not None
+        poll = select.poll()
+        poll.register(self._transport.get_extra_info("socket").fileno(), 0)  # POLLHUP is always reported
+        return any(events & select.POLLHUP for _, events in poll.poll(0))
 
     # calls
 
