@@ -11,39 +11,21 @@ from types import TracebackType
 from typing import Any, Self
 
 import grpc
-import msgspec
 
 from compose.lab.containerd.image import TOOLS
 from compose.lab.containerd.proto import CRI
+from compose.lab.sandbox import Executed, Sandbox
 from shared.errors import DeadlineExceeded, Internal, NotFound, SuiteError, Unavailable
 from shared.model import PodKey
+
+_RUN_WITHIN_S = 150.0
+"""Longer than the longest CNI ADD, so that its error is heard."""
 
 _ERRORS: dict[grpc.StatusCode, type[SuiteError]] = {
     grpc.StatusCode.UNAVAILABLE: Unavailable,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
     grpc.StatusCode.NOT_FOUND: NotFound,
 }
-
-
-class Sandbox(msgspec.Struct, frozen=True):
-    """A pod sandbox as the runtime knows it. `pid` is its process on the machine, 0 when it runs no more."""
-
-    id: str
-    pod: PodKey
-    uid: str
-    ready: bool
-    addresses: list[str] = []
-    pid: int = 0
-    netns: str = ""
-    """the path that CNI plugins were given as CNI_NETNS"""
-
-
-class Executed(msgspec.Struct, frozen=True):
-    """What a command in a container left."""
-
-    code: int
-    stdout: bytes
-    stderr: bytes
 
 
 class Cri:
@@ -79,31 +61,18 @@ class Cri:
         answer = await self._call("ListImages")
         return {tag for image in answer.images for tag in image.repo_tags}
 
-    async def run(
-        self,
-        pod: PodKey,
-        *,
-        uid: str,
-        labels: Mapping[str, str] | None = None,
-        annotations: Mapping[str, str] | None = None,
-        deadline_s: float = 120.0,
-    ) -> str:
-        """Run a sandbox (the CNI ADD happens in it); returns its id."""
-        answer = await self._call(
-            "RunPodSandbox", deadline_s=deadline_s, config=self._config(pod, uid, labels or {}, annotations or {})
-        )
-        return str(answer.pod_sandbox_id)
-
-    async def start(self, sandbox: Sandbox, *, command: Sequence[str] = ()) -> str:
-        """Start the pod's container, which sleeps unless told to run `command`; returns its id."""
+    async def run(self, pod: PodKey, *, uid: str, labels: Mapping[str, str], annotations: Mapping[str, str]) -> Sandbox:
+        """Run a sandbox (the CNI ADD happens in it) and its one container, which sleeps."""
+        config = self._config(pod, uid, labels, annotations)
+        ran = await self._call("RunPodSandbox", deadline_s=_RUN_WITHIN_S, config=config)
         created = await self._call(
             "CreateContainer",
-            pod_sandbox_id=sandbox.id,
-            config={"metadata": {"name": "main"}, "image": {"image": TOOLS}, "command": list(command)},
-            sandbox_config=self._config(sandbox.pod, sandbox.uid, {}, {}),
+            pod_sandbox_id=ran.pod_sandbox_id,
+            config={"metadata": {"name": "main"}, "image": {"image": TOOLS}},
+            sandbox_config=config,
         )
         await self._call("StartContainer", container_id=created.container_id)
-        return str(created.container_id)
+        return await self.inspect(ran.pod_sandbox_id)
 
     async def exec(self, sandbox_id: str, argv: Sequence[str], *, timeout_s: float = 60.0) -> Executed:
         """Run a command in the pod's container and wait for its end."""
@@ -120,19 +89,14 @@ class Cri:
         )
         return Executed(code=done.exit_code, stdout=done.stdout, stderr=done.stderr)
 
-    async def sandboxes(self, pod: PodKey | None = None) -> list[Sandbox]:
-        """Every sandbox, or those of one pod, newest first; without addresses and pids (see `inspect`)."""
+    async def find(self, pod: PodKey | None = None) -> list[str]:
+        """The ids of a pod's sandboxes, or of all there are, newest first."""
         answer = await self._call("ListPodSandbox")
-        found = [
-            Sandbox(
-                id=item.id,
-                pod=PodKey(item.metadata.namespace, item.metadata.name),
-                uid=item.metadata.uid,
-                ready=item.state == 0,
-            )
+        return [
+            str(item.id)
             for item in sorted(answer.items, key=lambda item: -item.created_at)
+            if pod is None or pod == PodKey(item.metadata.namespace, item.metadata.name)
         ]
-        return [sandbox for sandbox in found if pod in (None, sandbox.pod)]
 
     async def inspect(self, sandbox_id: str) -> Sandbox:
         """One sandbox with its addresses, process and namespace."""

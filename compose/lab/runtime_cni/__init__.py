@@ -2,6 +2,7 @@
 
     conflist.py  what a runtime makes of a network configuration list; pure
     invoke.py    one plugin run: environment and stdin in, result or error out
+    pods.py      pods that are a namespace, on top of it
     runtime.py   ADD, DEL, CHECK, GC, STATUS on a network, with stored results and locks
 
 It keeps every rule that the specification binds a runtime by (cni.md "runtime side", R1-R13), and asks for

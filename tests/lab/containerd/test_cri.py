@@ -15,6 +15,7 @@ from compose.lab import process
 from compose.lab.containerd import client, image, remains
 from compose.lab.containerd.daemon import Daemon
 from compose.lab.mounts import mounted_below
+from compose.lab.sandbox import Sandbox
 from compose.lab.waiting import until
 from shared.errors import NotFound, Unavailable
 from shared.model import PodKey
@@ -74,7 +75,7 @@ class Node:
         await process.stop(running)
 
 
-def left(node: Node, container: process.Process, sandbox: client.Sandbox) -> list[object]:
+def left(node: Node, container: process.Process, sandbox: Sandbox) -> list[object]:
     """What there still is of a sandbox and of the containerd that ran it."""
     return [
         *([container] if container.alive else []),
@@ -126,31 +127,29 @@ async def test_a_pod_runs_talks_and_goes(node: Node) -> None:
     pod = PodKey("default", "one")
     async with client.Cri(node.daemon.socket, cgroup=node.daemon.cgroup) as cri:
         assert {f"{image.PAUSE}", f"{image.TOOLS}"} <= await cri.images()
-        sandbox = await cri.inspect(await cri.run(pod, uid="u-1", annotations={"a": "b"}))
+        sandbox = await cri.run(pod, uid="u-1", labels={}, annotations={"a": "b"})
         assert sandbox.ready and sandbox.addresses[0].startswith("10.253.0.")
         # The path leads to the namespace from here only by the default placement; its process leads there always.
-        same = inode(sandbox.netns) == inode(f"/proc/{sandbox.pid}/ns/net")
+        same = inode(sandbox.netns) == inode(str(sandbox.entry))
         assert same is not node.daemon.netns_in_state_dir
 
-        await cri.start(sandbox)
         pinged = await cri.exec(sandbox.id, ["ping", "-c1", "-w2", "10.253.0.1"])
         assert pinged.code == 0, pinged
         failed = await cri.exec(sandbox.id, ["sh", "-c", "echo out; echo err >&2; exit 7"])
         assert (failed.code, failed.stdout, failed.stderr) == (7, b"out\n", b"err\n")
 
-        assert [found.id for found in await cri.sandboxes(pod)] == [sandbox.id]
+        assert await cri.find(pod) == [sandbox.id]
         await cri.stop(sandbox.id)
         await cri.remove(sandbox.id)
         await cri.remove(sandbox.id)
-        assert await cri.sandboxes() == []
+        assert await cri.find() == []
         with pytest.raises(NotFound):
             await cri.exec(sandbox.id, ["true"])
 
 
 async def test_remains_of_a_killed_containerd_are_cleared(node: Node) -> None:
     async with client.Cri(node.daemon.socket, cgroup=node.daemon.cgroup) as cri:
-        sandbox = await cri.inspect(await cri.run(PodKey("default", "left"), uid="u-2"))
-        await cri.start(sandbox)
+        sandbox = await cri.run(PodKey("default", "left"), uid="u-2", labels={}, annotations={})
     running = process.find(node.records, "containerd")
     assert running is not None
     await process.stop(running, grace_s=0)
