@@ -4,7 +4,6 @@ A socket belongs to the namespace of the thread that made it, whatever that thre
 own enters, makes the socket, and ends: nothing has to be entered back, and no other code ever runs elsewhere.
 """
 
-import ctypes
 import os
 import socket
 import threading
@@ -14,38 +13,30 @@ from http.client import HTTPConnection
 from pathlib import Path
 from typing import TypeVar
 
+from compose.lab.fabric.netns import enter
 from shared.errors import NotFound
 
 T = TypeVar("T")
-_CLONE_NEWNET = 0x40000000
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def call_in(netns: Path, function: Callable[[], T]) -> T:
     """Run a short function in a namespace and return what it returns. NotFound when the namespace is gone."""
-    try:
-        handle = os.open(netns, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError as error:
-        raise NotFound(f"network namespace {netns} does not exist") from error
     returned: list[T] = []
     raised: list[Exception] = []
 
     def body() -> None:
         try:
-            if _libc.setns(handle, _CLONE_NEWNET) != 0:
-                code = ctypes.get_errno()
-                raise OSError(code, f"cannot enter {netns}: {os.strerror(code)}")
+            enter(netns)
             returned.append(function())
         except Exception as error:  # handed to the caller's thread, whatever it is
             raised.append(error)
 
-    try:
-        thread = threading.Thread(target=body, name="lab-netns")
-        thread.start()
-        thread.join()
-    finally:
-        os.close(handle)
+    thread = threading.Thread(target=body, name="lab-netns")
+    thread.start()
+    thread.join()
     if raised:
+        if isinstance(raised[0], FileNotFoundError) and raised[0].filename == os.fspath(netns):
+            raise NotFound(f"network namespace {netns} does not exist") from raised[0]
         raise raised[0]
     return returned[0]
 

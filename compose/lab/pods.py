@@ -1,0 +1,226 @@
+"""Pods of a running lab: what a scheduler, a kubelet and kubectl would do for them, in one call each.
+
+A pod is an object of the Kubernetes API, a sandbox of its node's runtime, and, when asked for, servers in its
+namespace. `add` makes them in this order and takes back what it made when a later one fails.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Self
+
+import msgspec
+
+from compose.lab import kube, process, serve
+from compose.lab.containerd.client import Cri
+from compose.lab.layout import Layout, NodeLayout
+from compose.lab.runtime_cni.pods import BarePods
+from compose.lab.sandbox import Executed, PodRuntime, Sandbox
+from compose.lab.serve import Port
+from shared.errors import NotFound, SuiteError
+from shared.model import PodKey
+
+
+class PodInfo(msgspec.Struct, frozen=True):
+    """A pod as the API shows it, and its sandboxes as the node's runtime does."""
+
+    pod: str
+    node: str
+    uid: str
+    phase: str = ""
+    addresses: list[str] = []
+    labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+    serves: list[str] = []
+    sandbox: Sandbox | None = None
+
+
+def runtime_of(node: NodeLayout, kind: str) -> "Cri | BarePods":
+    """The runtime of a node, `containerd` or `cni`."""
+    if kind == "containerd":
+        return Cri(node.containerd / "c.sock", cgroup=node.cgroup)
+    return BarePods(
+        conflist=next(iter(sorted(node.cni_conf.glob("*.conflist")))),
+        bin_dir=node.cni_bin,
+        folder=node.cni_state,
+        node_netns=node.netns,
+        netns_prefix=node.netns_name,
+    )
+
+
+class Pods:
+    """The pods of one lab; an async context manager. `nodes` maps each node to the kind of its runtime."""
+
+    def __init__(self, layout: Layout, nodes: Mapping[str, str]) -> None:
+        self._layout = layout
+        self._kinds = nodes
+        self._opened = AsyncExitStack()
+        self._runtimes: dict[str, PodRuntime] = {}
+
+    async def __aenter__(self) -> Self:
+        self._kube = await self._opened.enter_async_context(kube.connect(self._layout.kube_socket))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._opened.aclose()
+
+    async def add(
+        self,
+        pod: PodKey,
+        *,
+        node: str,
+        labels: Mapping[str, str] | None = None,
+        annotations: Mapping[str, str] | None = None,
+        ports: Sequence[Port] = (),
+    ) -> PodInfo:
+        """Make the pod and wait until it runs. Conflict: the name is taken. NotFound: node or namespace."""
+        runtime = await self._runtime(node)
+        labels, annotations = dict(labels or {}), dict(annotations or {})
+        made = await self._kube.create(
+            f"/api/v1/namespaces/{pod.namespace}/pods",
+            {
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "metadata": {
+                    "name": pod.name,
+                    "namespace": pod.namespace,
+                    "labels": labels,
+                    "annotations": annotations,
+                },
+                "spec": {
+                    "nodeName": node,
+                    "containers": [{"name": "main", "image": "localhost/tools:1", "ports": _container_ports(ports)}],
+                },
+            },
+        )
+        uid = made["metadata"]["uid"]
+        try:
+            sandbox = await runtime.run(pod, uid=uid, labels=labels, annotations=annotations)
+            if ports:
+                self._serve(pod, node, ports, sandbox)
+            await self._kube.merge(f"{_path(pod)}/status", {"status": _running(sandbox)})
+        except BaseException as error:
+            try:
+                await self._end(pod, node)
+                await self._kube.delete(_path(pod), grace_s=0)
+            except SuiteError as left:
+                error.add_note(f"and taking it back failed too, `lab pod del {pod}` tries again: {left}")
+            raise
+        return await self.get(pod)
+
+    async def delete(self, pod: PodKey) -> bool:
+        """End the pod and everything of it; False when there was none. Repeating after a failure goes on."""
+        try:
+            found = await self._kube.get(_path(pod))
+        except NotFound:
+            return False
+        await self._kube.delete(_path(pod))  # with the pod's own grace: the object says that it is going
+        await self._end(pod, found["spec"]["nodeName"])
+        await self._kube.delete(_path(pod), grace_s=0)
+        return True
+
+    async def get(self, pod: PodKey) -> PodInfo:
+        """One pod with its sandbox; NotFound."""
+        found = _info(await self._kube.get(_path(pod)))
+        if found.node not in self._kinds:
+            return found
+        runtime = await self._runtime(found.node)
+        for sandbox_id in await runtime.find(pod):
+            return msgspec.structs.replace(found, sandbox=await runtime.inspect(sandbox_id))
+        return found
+
+    async def list(self) -> list[PodInfo]:
+        """All pods of the API, without their sandboxes."""
+        listed = await self._kube.get("/api/v1/pods")
+        return sorted((_info(item) for item in listed["items"]), key=lambda info: info.pod)
+
+    async def sandbox(self, pod: PodKey) -> Sandbox:
+        """The sandbox that runs for the pod; NotFound says what is missing."""
+        info = await self.get(pod)
+        if info.sandbox is None or not info.sandbox.ready:
+            raise NotFound(f"pod {pod} has no sandbox that runs")
+        return info.sandbox
+
+    async def exec(self, pod: PodKey, argv: Sequence[str], *, timeout_s: float = 60.0) -> Executed:
+        """Run a command in the pod: by containerd in its container, else one of the machine's in its namespace."""
+        info = await self.get(pod)
+        if info.sandbox is None:
+            raise NotFound(f"pod {pod} has no sandbox")
+        runtime = await self._runtime(info.node)
+        return await runtime.exec(info.sandbox.id, argv, timeout_s=timeout_s)
+
+    # ---- the parts
+
+    def _serve(self, pod: PodKey, node: str, ports: Sequence[Port], sandbox: Sandbox) -> None:
+        corner = self._layout.node(node)
+        name = f"serve-{pod.namespace}-{pod.name}"
+        serve.start(
+            name, ports, greeting=str(pod), netns=sandbox.entry, records=corner.processes, log=corner.log("serve")
+        )
+
+    async def _end(self, pod: PodKey, node: str) -> None:
+        corner = self._layout.node(node)
+        # First the servers: their sockets would keep the namespace and its links alive.
+        server = process.find(corner.processes, f"serve-{pod.namespace}-{pod.name}")
+        if server is not None:
+            await process.stop(server, grace_s=0)
+            process.forget(corner.processes, server.name)
+        runtime = await self._runtime(node)
+        for sandbox_id in await runtime.find(pod):
+            await runtime.stop(sandbox_id)
+            await runtime.remove(sandbox_id)
+
+    async def _runtime(self, node: str) -> PodRuntime:
+        if node not in self._runtimes:
+            if node not in self._kinds:
+                raise NotFound(f"no node {node!r}; there are {', '.join(sorted(self._kinds))}")
+            made = runtime_of(self._layout.node(node), self._kinds[node])
+            if isinstance(made, Cri):
+                await self._opened.enter_async_context(made)
+            self._runtimes[node] = made
+        return self._runtimes[node]
+
+
+def parse_pod(text: str) -> PodKey:
+    """`NS/NAME`, or a NAME in `default`. The API judges the names themselves."""
+    namespace, slash, name = text.partition("/")
+    return PodKey(namespace, name) if slash else PodKey("default", namespace)
+
+
+def _path(pod: PodKey) -> str:
+    return f"/api/v1/namespaces/{pod.namespace}/pods/{pod.name}"
+
+
+def _container_ports(ports: Sequence[Port]) -> list[dict[str, object]]:
+    return [{"containerPort": port.number, "protocol": port.protocol.upper()} for port in ports]
+
+
+def _running(sandbox: Sandbox) -> dict[str, object]:
+    """A pod's status as a kubelet reports it once the sandbox runs."""
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    conditions = ("PodScheduled", "Initialized", "ContainersReady", "Ready")
+    return {
+        "phase": "Running",
+        "podIP": sandbox.addresses[0] if sandbox.addresses else "",
+        "podIPs": [{"ip": address} for address in sandbox.addresses],
+        "startTime": now,
+        "conditions": [{"type": kind, "status": "True", "lastTransitionTime": now} for kind in conditions],
+    }
+
+
+def _info(item: kube.Json) -> PodInfo:
+    metadata, spec, status = item["metadata"], item.get("spec", {}), item.get("status", {})
+    ports = [port for container in spec.get("containers", []) for port in container.get("ports", [])]
+    return PodInfo(
+        pod=f"{metadata['namespace']}/{metadata['name']}",
+        node=spec.get("nodeName", ""),
+        uid=metadata["uid"],
+        phase="Terminating" if metadata.get("deletionTimestamp") else status.get("phase", ""),
+        addresses=[entry["ip"] for entry in status.get("podIPs", [])],
+        labels=metadata.get("labels", {}),
+        annotations=metadata.get("annotations", {}),
+        serves=[f"{port['containerPort']}/{port['protocol'].lower()}" for port in ports],
+    )
