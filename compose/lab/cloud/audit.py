@@ -1,0 +1,45 @@
+"""Does the kernel hold what the account says? Tests ask this after everything that could have gone wrong."""
+
+import msgspec
+
+from compose.lab.cloud.cloud import Cloud
+from compose.lab.cloud.core.model import Eni, EniStatus
+from compose.lab.fabric import names
+from compose.lab.fabric.vpc import Link, VpcFabric
+from shared.model import Ip
+
+_PLUGGED = (EniStatus.IN_USE, EniStatus.DETACHING)
+
+
+class Audit(msgspec.Struct, frozen=True):
+    """Both sides, and one sentence for each difference."""
+
+    problems: list[str]
+    namespaces: list[str]
+    nodes: dict[str, list[Link]]
+    enis: list[Eni]
+    delivered: dict[Ip, str]
+    """Address to the ENI that the kernel delivers it to."""
+
+
+async def audit(cloud: Cloud, fabric: VpcFabric) -> Audit:
+    """Compare, once everything decided so far is done. What the calendar still holds is not a difference."""
+    await cloud.world.settle()
+    nodes = {name: await fabric.links(name) for name in fabric.namespaces}
+    ports = {link.name for link in await fabric.vpc_links() if link.name.startswith("eni-")}
+    delivered = await fabric.delivered()
+    enis = list(cloud.account.enis.values())
+    plugged = {e.id: e for e in enis if e.status in _PLUGGED}
+    assigned = {address: e.id for e in plugged.values() for address in e.ipv4}
+    problems = [
+        *(f"{e} is {plugged[e].status} and has no device" for e in sorted(plugged.keys() - ports)),
+        *(f"{e} has a device and is not attached" for e in sorted(ports - plugged.keys())),
+        *(
+            f"{a} is assigned to {e} and delivered to {delivered.get(a)}"
+            for a, e in assigned.items()
+            if delivered.get(a) != e
+        ),
+        *(f"{a} is delivered to {e} and not assigned" for a, e in delivered.items() if a not in assigned),
+        *cloud.world.failures,
+    ]
+    return Audit(problems, names.existing(fabric.lab), nodes, enis, delivered)
