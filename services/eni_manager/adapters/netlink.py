@@ -1,0 +1,135 @@
+"""One namespace's network stack: list what there is, make so what is wanted, take away what is not.
+
+Everything here blocks for as long as the kernel holds its rtnl lock, so it runs in the dataplane's own thread.
+"""
+
+import errno
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Self
+
+import msgspec
+
+from services.eni_manager.adapters import netns, sysctl
+from services.eni_manager.adapters.netlink_links import get_link, get_links, seen_link
+from services.eni_manager.adapters.netlink_socket import Outcome, RouteSocket
+from services.eni_manager.adapters.netlink_values import drop, listings, put, rule_listings, seen_rules
+from services.eni_manager.adapters.netlink_wire import Request
+from services.eni_manager.core.wiring.difference import Change, Put
+from services.eni_manager.core.wiring.standing import SeenLink
+from services.eni_manager.core.wiring.values import Item, Link, Rule, Side, Sysctl, link_of
+
+ABSENT = (errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.EADDRNOTAVAIL, errno.EINVAL)
+"""What the kernel answers when what is to go is not there (EINVAL: a qdisc that is not)."""
+_IS_SO = (errno.EEXIST,)
+
+
+class Listing(msgspec.Struct, frozen=True):
+    """What a namespace holds: the values on the links asked for, and of all plain rules those that bear our mark."""
+
+    side: Side
+    marked: tuple[Rule, ...] = ()
+
+
+class Stack:
+    """The stack of one namespace, by a socket made in it. Host and pod differ only in how they are opened."""
+
+    def __init__(self, home_fd: int, netns_fd: int | None = None) -> None:
+        """`netns_fd` None: the calling thread's own namespace. Closing the stack leaves both descriptors open."""
+        self._home_fd = home_fd
+        self._netns_fd = netns_fd
+        if netns_fd is None:
+            self._socket = RouteSocket()
+        else:
+            with netns.inside(netns_fd, home_fd):
+                self._socket = RouteSocket()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def send(self, *requests: Request) -> Outcome:
+        """Requests as they are, in one system call; look at the outcome."""
+        return self._socket.batch(requests)
+
+    # ---- links
+
+    def link(self, which: str | int) -> SeenLink | None:
+        """One link by name or ifindex, or None."""
+        outcome = self._socket.batch((get_link(which),)).expect(errno.ENODEV)
+        return next((seen for frame in outcome.frames if (seen := seen_link(frame)) is not None), None)
+
+    def links(self) -> list[SeenLink]:
+        """All links."""
+        return [seen for frame in self._socket.dump(get_links()) if (seen := seen_link(frame)) is not None]
+
+    # ---- values
+
+    def make(self, items: Iterable[Item], indices: dict[str, int]) -> None:
+        """Make everything so without looking first, in one batch; `indices`: the ifindex of each link concerned."""
+        settings: list[Sysctl] = []
+        requests: list[Request] = []
+        for item in items:
+            if isinstance(item, Sysctl):
+                settings.append(item)
+            else:
+                requests.append(put(item, _index(item, indices)))
+        if settings:
+            self._write(settings)
+        self._socket.batch(requests).expect(*_IS_SO)
+
+    def mend(self, changes: Iterable[Change], indices: dict[str, int]) -> None:
+        """Carry out changes; a missing link cannot be made here, so what is to be on it is passed over."""
+        kernel: list[Change] = []
+        settings: list[Sysctl] = []
+        for change in changes:
+            if isinstance(change.item, Sysctl):
+                settings.append(change.item)
+            elif isinstance(change.item, Rule) or link_of(change.item) in indices:
+                kernel.append(change)
+        if settings:
+            self._write(settings)
+        outcome = self._socket.batch(
+            [(put if isinstance(change, Put) else drop)(change.item, _index(change.item, indices)) for change in kernel]
+        )
+        for position, refusal in sorted(outcome.refused.items()):
+            if refusal.errno not in (_IS_SO if isinstance(kernel[position], Put) else ABSENT):
+                raise refusal
+
+    def listing(self, links: dict[str, SeenLink], settings: tuple[Sysctl, ...] = (), *, v6: bool) -> Listing:
+        """What stands on these links now, and all rules. `settings` says which to read."""
+        names = {seen.index: name for name, seen in links.items()}
+        found: list[Item] = [Link(name, seen.mtu, seen.up) for name, seen in links.items()]
+        for request, decode in listings(v6=v6):
+            found += [item for frame in self._socket.dump(request) if (item := decode(frame, names)) is not None]
+        rules = [seen for request in rule_listings(v6=v6) for seen in seen_rules(self._socket.dump(request))]
+        return Listing(
+            side=Side.of([*self._read(settings), *found, *(rule for rule, _ in rules)]),
+            marked=tuple(rule for rule, marked in rules if marked),
+        )
+
+    # ---- settings
+
+    def _write(self, settings: Iterable[Sysctl]) -> None:
+        if self._netns_fd is None:
+            sysctl.write(settings)
+        else:
+            with netns.inside(self._netns_fd, self._home_fd):
+                sysctl.write(settings)
+
+    def _read(self, settings: Iterable[Sysctl]) -> tuple[Sysctl, ...]:
+        if self._netns_fd is None:
+            return sysctl.read(settings)
+        with netns.inside(self._netns_fd, self._home_fd):
+            return sysctl.read(settings)
+
+
+def _index(item: Item, indices: dict[str, int]) -> int:
+    return 0 if isinstance(item, Rule) else indices[link_of(item)]

@@ -1,0 +1,271 @@
+"""Connect and disconnect sandboxes: the order in which things are done in the node's namespace and the pod's.
+
+    connect     netns ─► ENI ─► veth into the netns ─► node: alias, settings, route, rules ─► pod: address, route, …
+    disconnect  rules, route ─► link down, its name free, marked for deletion       deletion follows, for many at once
+
+Runs in one thread of its own: it enters namespaces, and the kernel lets only one at a time change links anyway.
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Set
+from contextlib import contextmanager
+
+import msgspec
+
+from services.eni_manager.adapters import netns
+from services.eni_manager.adapters.netlink import ABSENT, Stack
+from services.eni_manager.adapters.netlink_links import (
+    alias_link,
+    create_veth,
+    delete_link,
+    delete_retired,
+    retire_link,
+)
+from services.eni_manager.adapters.netlink_values import forget_rule
+from services.eni_manager.core.wiring import wire
+from services.eni_manager.core.wiring.difference import Change, Drop, changes, stale_rules
+from services.eni_manager.core.wiring.marks import key_of
+from services.eni_manager.core.wiring.standing import SeenLink, Standing, belongs, is_retired, stand
+from services.eni_manager.core.wiring.values import EniLink, Item, Node, Priority, Route, Side, Wiring
+from services.eni_manager.core.wiring.veth import host_cidr, uplink
+from shared.contracts.ipam import Lease
+from shared.crashpoint import crashpoint
+from shared.errors import NotFound, Unavailable
+from shared.model import AttachmentKey, Ip, Mac, Subnet
+
+
+class Repaired(msgspec.Struct, frozen=True):
+    """What a repair mended, one sentence each, and which sandboxes it could not see to, with the reason."""
+
+    mended: list[str]
+    skipped: dict[str, str]
+
+
+class Plumbing:
+    """The node's stack and the way into pods'. Make it and use it in one and the same thread."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._home_fd = netns.own_netns()
+        self._host = Stack(self._home_fd)
+        self._eni_indices: dict[Mac, int] = {}
+
+    def close(self) -> None:
+        """Let go of the node's namespace."""
+        self._host.close()
+        os.close(self._home_fd)
+
+    # ---- ENIs
+
+    def find(self, mac: Mac) -> SeenLink | None:
+        """The node's link of this MAC, pods' links aside."""
+        return next((link for link in self._host.links() if link.mac == mac and not link.alias), None)
+
+    def eni(self, mac: Mac) -> EniLink:
+        """The link that is this ENI now. Raises NotFound when the node has none."""
+        known = self._eni_indices.get(mac)
+        seen = None if known is None else self._host.link(known)
+        if seen is None or seen.mac != mac:
+            seen = self.find(mac)
+        if seen is None:
+            self._eni_indices.pop(mac, None)
+            raise NotFound(f"no link of this node has MAC {mac}", retry_after=1.0)
+        self._eni_indices[mac] = seen.index
+        return EniLink(seen.name, seen.index)
+
+    def ensure_eni(self, mac: Mac, subnet4: Subnet | None, subnet6: Subnet | None) -> EniLink:
+        """Make an ENI ready for pods: up, the node's address alone on it, its routing table."""
+        eni = self.eni(mac)
+        self._converge(self._host, uplink(self._node, eni, subnet4, subnet6, mtu=self._node.mtu))
+        return eni
+
+    # ---- one sandbox
+
+    def connect(self, lease: Lease, netns_path: str, mtu: int | None) -> Wiring:
+        """Wire a sandbox; a repeat changes only what differs. Raises NotFound (namespace, ENI) and Conflict."""
+        with self._pod(netns_path) as (pod, netns_fd):
+            eni = self.eni(lease.eni_mac)
+            wiring = wire(lease, self._node, eni, mtu=mtu)
+            if self._make_way(wiring, pod) is Standing.WIRED:
+                self._alias(wiring)
+                self._converge(self._host, wiring.uplink, wiring.host)
+                self._converge(pod, wiring.pod)
+                return wiring
+            crashpoint("eni.plug.before_links")
+            self._host.send(create_veth(wiring.veth, netns_fd)).expect()
+            crashpoint("eni.plug.after_links")
+            host_index = self._alias(wiring)
+            self._forget_rules(lease.addresses)
+            self._host.make(
+                (*wiring.uplink.items, *wiring.host.items), {eni.name: eni.index, wiring.veth.host: host_index}
+            )
+            crashpoint("eni.plug.after_node")
+            pod.make(wiring.pod.items, {wiring.veth.pod: _there(pod, wiring.veth.pod).index})
+            crashpoint("eni.plug.after_sandbox")
+            return wiring
+
+    def check(self, lease: Lease, netns_path: str, mtu: int | None) -> list[str]:
+        """What differs from what the lease wants, one sentence each."""
+        try:
+            with self._pod(netns_path) as (pod, _):
+                wiring = wire(lease, self._node, self.eni(lease.eni_mac), mtu=mtu)
+                host = self._host.link(lease.host_link)
+                problems = [f"node: {change}" for change in self._differences(self._host, wiring.uplink, wiring.host)]
+                if host is not None and not belongs(host, lease.key):
+                    problems.append(f"node: link {host.name} is not this sandbox's")
+                return problems + [f"sandbox: {change}" for change in self._differences(pod, wiring.pod)]
+        except NotFound as missing:
+            return [missing.message]
+
+    def disconnect(self, key: AttachmentKey, host_link: str, addresses: tuple[Ip, ...] | None, kept: Set[Ip]) -> bool:
+        """Withdraw a sandbox's rules and routes, and retire its host link. False: nothing of it was there.
+
+        `addresses` None: those that are routed to the link. `kept` are addresses that another sandbox has by now,
+        so that their rules are that sandbox's.
+        """
+        seen = self._host.link(host_link)
+        if seen is not None and not belongs(seen, key):
+            seen = None
+        if addresses is None:
+            addresses = () if seen is None else self._routed_to(seen)
+        crashpoint("eni.unplug.before_withdraw")
+        found = self._forget_rules(ip for ip in addresses if ip not in kept)
+        if seen is None:
+            return found
+        routes = [Drop(Route(host_link, host_cidr(ip))) for ip in addresses]
+        self._host.mend(routes, {host_link: seen.index})
+        crashpoint("eni.unplug.after_withdraw")
+        self._host.send(*retire_link(seen.index)).expect(*ABSENT)
+        crashpoint("eni.unplug.after_retire")
+        return True
+
+    # ---- all sandboxes
+
+    def repair(self, wired: Iterable[Lease], in_use: Set[Ip]) -> Repaired:
+        """Make the node's side of all live sandboxes whole again, and take away rules of pods that are no more.
+
+        The rules of addresses `in_use` stay in any case. A sandbox whose host link or ENI is gone is only reported.
+        """
+        links = {link.name: link for link in self._host.links()}
+        items: list[Item] = []
+        skipped: dict[str, str] = {}
+        for lease in wired:
+            host = links.get(lease.host_link)
+            if host is None or not belongs(host, lease.key):
+                skipped[str(lease.key)] = f"host link {lease.host_link} is gone"
+                continue
+            try:
+                # The MTU that it was plugged with is the link's own; it is not for repair to say otherwise.
+                wiring = wire(lease, self._node, self.eni(lease.eni_mac), mtu=host.mtu)
+            except NotFound as gone:
+                skipped[str(lease.key)] = gone.message
+                continue
+            items += (*wiring.uplink.items, *wiring.host.items)
+        wanted = Side.of(items)
+        marked = {name: link for name, link in links.items() if key_of(link.alias) and not is_retired(link)}
+        concerned = marked | {link.name: links[link.name] for link in wanted.links if link.name in links}
+        listing = self._host.listing(concerned, wanted.sysctls, v6=self._with_v6(wanted))
+        routed = {route.to for route in listing.side.routes if route.link in marked}
+        stale = stale_rules(listing.marked, used=routed | {host_cidr(ip) for ip in in_use})
+        todo = [*changes(wanted, listing.side), *(Drop(rule) for rule in stale)]
+        self._host.mend(todo, {name: link.index for name, link in concerned.items()})
+        return Repaired(mended=[str(change) for change in todo], skipped=skipped)
+
+    def marked_links(self) -> dict[AttachmentKey, str]:
+        """The host links of ours that serve a sandbox, by the key that is written on them."""
+        return {
+            key: link.name
+            for link in self._host.links()
+            if not is_retired(link) and (key := key_of(link.alias)) is not None
+        }
+
+    # ---- steps
+
+    @contextmanager
+    def _pod(self, path: str) -> Iterator[tuple[Stack, int]]:
+        # Nothing stays open: a kept socket would keep the namespace, and with it the host link, alive.
+        netns_fd = netns.open_netns(path)
+        try:
+            with Stack(self._home_fd, netns_fd) as stack:
+                yield stack, netns_fd
+        finally:
+            os.close(netns_fd)
+
+    def _make_way(self, wiring: Wiring, pod: Stack) -> Standing:
+        """See what is there, and delete what a dead attempt or sandbox left. Raises Conflict: it is somebody's."""
+        there = pod.link(wiring.veth.pod)
+        across = self._host.link(there.peer) if there is not None and there.peer else None
+        host = self._host.link(wiring.veth.host)
+        standing = stand(wiring.key, wiring.veth, host, there, across)
+        if standing is Standing.REMAINS:
+            for index in {link.index for link in (host, across) if link is not None}:
+                self._host.send(delete_link(index)).expect(*ABSENT)
+        return standing
+
+    def _alias(self, wiring: Wiring) -> int:
+        """Write on the host link whose it is; its ifindex."""
+        link = _there(self._host, wiring.veth.host)
+        if link.alias != wiring.veth.alias:
+            self._host.send(alias_link(link.index, wiring.veth.alias)).expect()
+        return link.index
+
+    def _forget_rules(self, addresses: Iterable[Ip]) -> bool:
+        """Delete every rule of our priorities for these addresses, whoever left it. False: there was none."""
+        own = [host_cidr(ip) for ip in addresses]
+        requests = [forget_rule(Priority.TO_POD, to=cidr) for cidr in own]
+        requests += [forget_rule(Priority.FROM_POD, source=cidr) for cidr in own]
+        found = False
+        # Old kernels keep duplicates, and a stale rule may look up another table: on until nothing is left.
+        while requests:
+            refused = self._host.send(*requests).expect(*ABSENT).refused
+            requests = [request for position, request in enumerate(requests) if position not in refused]
+            found = found or bool(requests)
+        return found
+
+    def _routed_to(self, link: SeenLink) -> tuple[Ip, ...]:
+        routes = self._host.listing({link.name: link}, v6=self._node.ipv6 is not None).side.routes
+        return tuple(Ip(route.to.partition("/")[0]) for route in routes if route.via is None)
+
+    def _converge(self, stack: Stack, *sides: Side) -> None:
+        wanted = Side.of(item for side in sides for item in side.items)
+        links = _links(stack, wanted)
+        found = self._changes(stack, wanted, links)
+        stack.mend(found, {name: link.index for name, link in links.items()})
+
+    def _differences(self, stack: Stack, *sides: Side) -> list[Change]:
+        wanted = Side.of(item for side in sides for item in side.items)
+        return self._changes(stack, wanted, _links(stack, wanted))
+
+    def _changes(self, stack: Stack, wanted: Side, links: dict[str, SeenLink]) -> list[Change]:
+        return changes(wanted, stack.listing(links, wanted.sysctls, v6=self._with_v6(wanted)).side)
+
+    def _with_v6(self, wanted: Side) -> bool:
+        return self._node.ipv6 is not None or any(":" in address.ip for address in wanted.addresses)
+
+
+def _links(stack: Stack, wanted: Side) -> dict[str, SeenLink]:
+    return {link.name: seen for link in wanted.links if (seen := stack.link(link.name)) is not None}
+
+
+def _there(stack: Stack, name: str) -> SeenLink:
+    link = stack.link(name)
+    if link is None:  # its namespace ended under us
+        raise Unavailable(f"link {name} vanished while it was being set up")
+    return link
+
+
+class Reaper:
+    """Deletes retired links. It has a thread of its own, since the kernel takes 15 ms or more over it."""
+
+    def __init__(self) -> None:
+        self._home_fd = netns.own_netns()
+        self._host = Stack(self._home_fd)
+
+    def close(self) -> None:
+        """Let go of the node's namespace."""
+        self._host.close()
+        os.close(self._home_fd)
+
+    def delete_retired(self) -> None:
+        """Delete all retired links; those that went with their namespaces are gone already."""
+        self._host.send(delete_retired()).expect(*ABSENT)

@@ -1,0 +1,53 @@
+"""Network namespaces by path: open one, and do something inside it with the calling thread.
+
+A thread keeps the namespace that it was born in, and one born inside a pod would stay there for ever. So only the
+dataplane's own thread comes here, what it does inside must not start threads, and nothing is kept open: a kept
+socket would keep a dead pod's namespace alive.
+"""
+
+import ctypes
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from shared.errors import Invalid, NotFound
+
+_CLONE_NEWNET: Final = 0x40000000
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+
+
+def open_netns(path: str) -> int:
+    """A descriptor of the namespace at `path`. Raises NotFound when there is none."""
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as gone:
+        raise NotFound(f"network namespace {path} cannot be opened: {gone.strerror}") from gone
+
+
+def own_netns() -> int:
+    """A descriptor of the calling thread's namespace."""
+    return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+
+
+@contextmanager
+def inside(netns_fd: int, home_fd: int) -> Iterator[None]:
+    """Run the body with this thread in `netns_fd`, then return to `home_fd`. Raises Invalid: it is no namespace."""
+    try:
+        _setns(netns_fd)
+    except OSError as refused:
+        if refused.errno == errno.EINVAL:
+            raise Invalid("the path given as network namespace is not one") from refused
+        raise
+    try:
+        yield
+    finally:
+        _setns(home_fd)
+
+
+def _setns(fd: int) -> None:
+    # Python has os.setns from 3.12 on only.
+    if _libc.setns(fd, _CLONE_NEWNET):
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))

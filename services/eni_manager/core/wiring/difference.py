@@ -1,0 +1,99 @@
+"""What has to change so that what is becomes what is wanted. ADD does it, CHECK says it, repair does it again."""
+
+from collections.abc import Iterable, Iterator
+
+import msgspec
+
+from services.eni_manager.core.wiring.values import Address, Item, Link, Rule, Shaper, Side, Sysctl
+
+
+class Put(msgspec.Struct, frozen=True):
+    """Make this so. `found` is what stands there instead, where that can be said."""
+
+    item: Item
+    found: Item | None = None
+
+    def __str__(self) -> str:
+        if self.found is None:
+            return f"{self.item} is missing"
+        return f"{self.found} should be {self.item}"
+
+
+class Drop(msgspec.Struct, frozen=True):
+    """Take this away: it stands in the way of what is wanted."""
+
+    item: Item
+
+    def __str__(self) -> str:
+        return f"{self.item} should not be there"
+
+
+Change = Put | Drop
+
+
+def changes(wanted: Side, actual: Side) -> list[Change]:
+    """Every difference that matters, in the order in which to mend them (drops just before what replaces them).
+
+    What `actual` holds besides is left alone, except what would defeat the wanted: another global address of
+    the same family on a managed link (§5.1.3), and a rule of the same priority for the same address.
+    """
+    return [
+        *_sysctls(wanted.sysctls, actual.sysctls),
+        *_links(wanted.links, actual.links),
+        *_addresses(wanted.addresses, actual.addresses),
+        *_missing(wanted.routes, actual.routes),
+        *_rules(wanted.rules, actual.rules),
+        *_missing(wanted.neighbours, actual.neighbours),
+        *_shapers(wanted.shapers, actual.shapers),
+    ]
+
+
+def stale_rules(present: Iterable[Rule], used: Iterable[str]) -> list[Rule]:
+    """Rules of ours whose address no pod uses: what a pod left behind that nobody unplugged (§13 R5)."""
+    in_use = frozenset(used)
+    return [rule for rule in present if (rule.source or rule.to) not in in_use]
+
+
+def _missing(wanted: Iterable[Item], actual: Iterable[Item]) -> Iterator[Put]:
+    there = frozenset(actual)
+    return (Put(item) for item in wanted if item not in there)
+
+
+def _sysctls(wanted: Iterable[Sysctl], actual: Iterable[Sysctl]) -> Iterator[Put]:
+    there = {item.path: item for item in actual}
+    for item in wanted:
+        # A setting whose link vanished meanwhile is nobody's difference (§5.1.4).
+        if (found := there.get(item.path)) is not None and found != item:
+            yield Put(item, found)
+
+
+def _links(wanted: Iterable[Link], actual: Iterable[Link]) -> Iterator[Put]:
+    there = {item.name: item for item in actual}
+    for item in wanted:
+        if (found := there.get(item.name)) != item:
+            yield Put(item, found)
+
+
+def _addresses(wanted: tuple[Address, ...], actual: tuple[Address, ...]) -> Iterator[Change]:
+    managed = {(item.link, ":" in item.ip) for item in wanted}
+    keep = frozenset(wanted)
+    for item in actual:
+        if item not in keep and (item.link, ":" in item.ip) in managed:
+            yield Drop(item)
+    yield from _missing(wanted, actual)
+
+
+def _rules(wanted: tuple[Rule, ...], actual: tuple[Rule, ...]) -> Iterator[Change]:
+    managed = {(item.priority, item.source, item.to) for item in wanted}
+    keep = frozenset(wanted)
+    for item in actual:
+        if item not in keep and (item.priority, item.source, item.to) in managed:
+            yield Drop(item)
+    yield from _missing(wanted, actual)
+
+
+def _shapers(wanted: Iterable[Shaper], actual: Iterable[Shaper]) -> Iterator[Put]:
+    there = {item.link: item for item in actual}
+    for item in wanted:
+        if (found := there.get(item.link)) != item:
+            yield Put(item, found)

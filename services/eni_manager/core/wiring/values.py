@@ -1,0 +1,212 @@
+"""What a wired pod is made of, as plain values: no netlink, no sockets, links by name.
+
+The same values say what is wanted (the modes' files build them from a lease) and what there is (the netlink
+adapter lists them), so that one comparison serves ADD, CHECK and repair.
+"""
+
+from collections.abc import Iterable
+from enum import IntEnum
+from typing import Self
+
+import msgspec
+
+from shared.model import AttachmentKey, Cidr, Ip, Mac, Mode
+
+MAIN_TABLE = 254
+ENI_TABLE_BASE = 1000
+"""The routing table of an ENI is this plus its ifindex (terway.md §5.1.2)."""
+
+
+class Priority(IntEnum):
+    """The two rule priorities that are ours (terway.md §5.1.2)."""
+
+    TO_POD = 512
+    FROM_POD = 2048
+
+
+class Link(msgspec.Struct, frozen=True):
+    """A link that has to exist, be up and have this MTU."""
+
+    name: str
+    mtu: int
+    up: bool = True
+
+    def __str__(self) -> str:
+        return f"link {self.name} mtu {self.mtu} {'up' if self.up else 'down'}"
+
+
+class Address(msgspec.Struct, frozen=True):
+    """A global address on a link."""
+
+    link: str
+    ip: Ip
+    prefix: int
+
+    def __str__(self) -> str:
+        return f"address {self.ip}/{self.prefix} dev {self.link}"
+
+
+class Route(msgspec.Struct, frozen=True):
+    """A unicast route. With `via` it is `onlink`, since no pod shares a subnet with its gateway; else of link scope."""
+
+    link: str
+    to: Cidr
+    via: Ip | None = None
+    table: int = MAIN_TABLE
+
+    def __str__(self) -> str:
+        to = "default" if self.to in ("0.0.0.0/0", "::/0") else self.to
+        hop = f" via {self.via} dev {self.link} onlink" if self.via else f" dev {self.link} scope link"
+        return f"route {to}{hop}" + ("" if self.table == MAIN_TABLE else f" table {self.table}")
+
+
+class Rule(msgspec.Struct, frozen=True):
+    """A policy routing rule for one pod address: exactly one of `source` and `to` is given.
+
+    `iif` is never wanted; it is read, because rules of older Terways have it (terway.md §5.2.9).
+    """
+
+    priority: int
+    table: int
+    source: Cidr | None = None
+    to: Cidr | None = None
+    iif: str = ""
+
+    def __str__(self) -> str:
+        select = f"from {self.source}" if self.source else f"from all to {self.to}"
+        iif = f" iif {self.iif}" if self.iif else ""
+        table = "main" if self.table == MAIN_TABLE else str(self.table)
+        return f"rule {self.priority}: {select}{iif} lookup {table}"
+
+
+class Neighbour(msgspec.Struct, frozen=True):
+    """A permanent neighbour: nobody has to answer ARP for it."""
+
+    link: str
+    ip: Ip
+    mac: Mac
+
+    def __str__(self) -> str:
+        return f"neighbour {self.ip} lladdr {self.mac} dev {self.link} permanent"
+
+
+class Sysctl(msgspec.Struct, frozen=True):
+    """A kernel setting by its path below /proc/sys, since link names may have dots in them."""
+
+    path: str
+    value: str
+
+    def __str__(self) -> str:
+        return f"sysctl {self.path} = {self.value}"
+
+
+class Shaper(msgspec.Struct, frozen=True):
+    """A root tbf qdisc in the kernel's units: bytes, bytes per second, ticks of 64 ns."""
+
+    link: str
+    rate: int
+    limit: int
+    buffer_ticks: int
+
+    def __str__(self) -> str:
+        return f"qdisc tbf dev {self.link} rate {self.rate} B/s limit {self.limit} B"
+
+
+Item = Sysctl | Link | Address | Route | Rule | Neighbour | Shaper
+
+
+def link_of(item: Link | Address | Route | Neighbour | Shaper | Sysctl) -> str:
+    """The name of the link that a value is on; a setting is on none."""
+    match item:
+        case Link(name=name):
+            return name
+        case Sysctl():
+            return ""
+        case _:
+            return item.link
+
+
+class Side(msgspec.Struct, frozen=True):
+    """Part of what one namespace holds. The order of the fields is the order in which things are set up (§5.1.3)."""
+
+    sysctls: tuple[Sysctl, ...] = ()
+    links: tuple[Link, ...] = ()
+    addresses: tuple[Address, ...] = ()
+    routes: tuple[Route, ...] = ()
+    rules: tuple[Rule, ...] = ()
+    neighbours: tuple[Neighbour, ...] = ()
+    shapers: tuple[Shaper, ...] = ()
+
+    @classmethod
+    def of(cls, items: Iterable[Item]) -> Self:
+        """The side that holds these, each once."""
+        each = tuple(dict.fromkeys(items))
+        return cls(
+            sysctls=tuple(item for item in each if isinstance(item, Sysctl)),
+            links=tuple(item for item in each if isinstance(item, Link)),
+            addresses=tuple(item for item in each if isinstance(item, Address)),
+            routes=tuple(item for item in each if isinstance(item, Route)),
+            rules=tuple(item for item in each if isinstance(item, Rule)),
+            neighbours=tuple(item for item in each if isinstance(item, Neighbour)),
+            shapers=tuple(item for item in each if isinstance(item, Shaper)),
+        )
+
+    @property
+    def items(self) -> tuple[Item, ...]:
+        """Everything, in set-up order."""
+        return (
+            *self.sysctls,
+            *self.links,
+            *self.addresses,
+            *self.routes,
+            *self.rules,
+            *self.neighbours,
+            *self.shapers,
+        )
+
+
+class Veth(msgspec.Struct, frozen=True):
+    """The pair that joins a pod to the node. Both MACs are stated, so that neighbours need no reading back."""
+
+    host: str
+    pod: str
+    host_mac: Mac
+    pod_mac: Mac
+    mtu: int
+    alias: str
+    """of the host end: how a restarted process knows the link as ours, and whose it is"""
+
+
+class EniLink(msgspec.Struct, frozen=True):
+    """An ENI as the node's kernel shows it."""
+
+    name: str
+    index: int
+
+    @property
+    def table(self) -> int:
+        """The ENI's routing table."""
+        return ENI_TABLE_BASE + self.index
+
+
+class Node(msgspec.Struct, frozen=True):
+    """What wiring has to know of the node: the primary addresses (source of the default route) and the usual MTU."""
+
+    ipv4: Ip | None = None
+    ipv6: Ip | None = None
+    mtu: int = 1500
+
+
+class Wiring(msgspec.Struct, frozen=True):
+    """Everything that one sandbox needs; ADD, CHECK, repair and DEL all read this one description.
+
+    `host` and `pod` come and go with the sandbox. `uplink` belongs to the ENI, which other pods share: a pod's
+    ADD ensures it and no pod's DEL takes it away.
+    """
+
+    key: AttachmentKey
+    mode: Mode
+    veth: Veth
+    host: Side
+    pod: Side
+    uplink: Side = Side()

@@ -1,0 +1,132 @@
+"""Shared ENI, veth and policy routing: the default mode (terway.md §5.2).
+
+pod  eth0 podIP/32, default via 169.254.1.1 onlink, permanent neighbour 169.254.1.1 = MAC of cali…
+host cali…                podIP dev cali… scope link                (table main)
+     512:  to podIP       lookup main      so two pods of one node meet on the node
+     2048: from podIP     lookup 1000+ifindex of the ENI
+     ENI                  nodeIP/32, default via the vSwitch's gateway onlink (that table)
+"""
+
+from collections.abc import Iterator
+
+from services.eni_manager.core.wiring.marks import alias_of, mac_of
+from services.eni_manager.core.wiring.shaping import shaper
+from services.eni_manager.core.wiring.values import (
+    MAIN_TABLE,
+    Address,
+    EniLink,
+    Link,
+    Neighbour,
+    Node,
+    Priority,
+    Route,
+    Rule,
+    Side,
+    Sysctl,
+    Veth,
+    Wiring,
+)
+from shared.contracts.ipam import Lease
+from shared.model import Cidr, Ip, Subnet
+
+GATEWAY4 = Ip("169.254.1.1")
+GATEWAY6 = Ip("fe80::1")
+DEFAULT4 = Cidr("0.0.0.0/0")
+DEFAULT6 = Cidr("::/0")
+
+
+def shared_veth(lease: Lease, node: Node, eni: EniLink, *, mtu: int | None = None) -> Wiring:
+    """What this lease wants. `mtu` None: the node's usual one."""
+    mtu = node.mtu if mtu is None else mtu
+    pair = Veth(
+        host=lease.host_link,
+        pod=lease.key.ifname,
+        host_mac=mac_of(lease.key, "host"),
+        pod_mac=mac_of(lease.key, "pod"),
+        mtu=mtu,
+        alias=alias_of(lease.key),
+    )
+    return Wiring(
+        key=lease.key,
+        mode=lease.mode,
+        veth=pair,
+        host=_host_side(lease, pair, eni),
+        pod=_pod_side(lease, pair),
+        uplink=uplink(node, eni, lease.subnet4, lease.subnet6, mtu=node.mtu),
+    )
+
+
+def uplink(node: Node, eni: EniLink, subnet4: Subnet | None, subnet6: Subnet | None, *, mtu: int) -> Side:
+    """What an ENI needs, whoever uses it: the node's address, and a table whose default route leaves by it."""
+    addresses: list[Address] = []
+    routes: list[Route] = []
+    if subnet4 is not None:
+        if node.ipv4 is not None:
+            addresses.append(Address(eni.name, node.ipv4, 32))
+        routes.append(Route(eni.name, DEFAULT4, subnet4.gateway, eni.table))
+    if subnet6 is not None:
+        if node.ipv6 is not None:
+            addresses.append(Address(eni.name, node.ipv6, 128))
+        routes.append(Route(eni.name, host_cidr(subnet6.gateway)))
+        routes.append(Route(eni.name, DEFAULT6, subnet6.gateway, eni.table))
+    return Side(
+        sysctls=(*forwarding(eni.name, v6=subnet6 is not None),),
+        links=(Link(eni.name, mtu),),
+        addresses=tuple(addresses),
+        routes=tuple(routes),
+    )
+
+
+def forwarding(link: str, *, v6: bool) -> Iterator[Sysctl]:
+    """The settings without which a link does not forward (terway.md §5.1.4), and no others (§13 R14)."""
+    for name in ("all", "default", link):
+        yield Sysctl(f"net/ipv4/conf/{name}/forwarding", "1")
+        yield Sysctl(f"net/ipv4/conf/{name}/rp_filter", "0")
+    if v6:
+        yield Sysctl("net/ipv6/conf/all/forwarding", "1")
+        yield Sysctl(f"net/ipv6/conf/{link}/disable_ipv6", "0")
+        yield Sysctl(f"net/ipv6/conf/{link}/forwarding", "1")
+
+
+def host_cidr(ip: Ip) -> Cidr:
+    """The network of one address."""
+    return Cidr(f"{ip}/128" if ":" in ip else f"{ip}/32")
+
+
+def _host_side(lease: Lease, pair: Veth, eni: EniLink) -> Side:
+    own = [host_cidr(ip) for ip in lease.addresses]
+    return Side(
+        sysctls=(*forwarding(pair.host, v6=lease.ipv6 is not None),),
+        links=(Link(pair.host, pair.mtu),),
+        routes=tuple(Route(pair.host, to) for to in own),
+        rules=(
+            *(Rule(Priority.TO_POD, MAIN_TABLE, to=to) for to in own),
+            *(Rule(Priority.FROM_POD, eni.table, source=source) for source in own),
+        ),
+        shapers=shaper(pair.host, lease.bandwidth.ingress, pair.mtu),
+    )
+
+
+def _pod_side(lease: Lease, pair: Veth) -> Side:
+    addresses: list[Address] = []
+    routes: list[Route] = []
+    neighbours: list[Neighbour] = []
+    sysctls: list[Sysctl] = []
+    if lease.ipv4 is not None:
+        addresses.append(Address(pair.pod, lease.ipv4, 32))
+        routes.append(Route(pair.pod, DEFAULT4, GATEWAY4))
+        neighbours.append(Neighbour(pair.pod, GATEWAY4, pair.host_mac))
+    if lease.ipv6 is not None:
+        addresses.append(Address(pair.pod, lease.ipv6, 128))
+        routes.append(Route(pair.pod, DEFAULT6, GATEWAY6))
+        neighbours.append(Neighbour(pair.pod, GATEWAY6, pair.host_mac))
+        sysctls += [Sysctl(f"net/ipv6/conf/{name}/disable_ipv6", "0") for name in ("lo", "all", "default", pair.pod)]
+        sysctls.append(Sysctl(f"net/ipv6/conf/{pair.pod}/accept_ra", "0"))
+    return Side(
+        sysctls=tuple(sysctls),
+        links=(Link(pair.pod, pair.mtu),),
+        addresses=tuple(addresses),
+        routes=tuple(routes),
+        neighbours=tuple(neighbours),
+        shapers=shaper(pair.pod, lease.bandwidth.egress, pair.mtu),
+    )

@@ -1,0 +1,223 @@
+"""The dataplane half: pods are plugged, unplugged and checked; what live pods need is kept whole.
+
+    plug    attachment durable ─► wiring, in the kernel thread
+    unplug  rules and routes withdrawn ─► attachment forgotten ─► links deleted later, many at once
+    repair  at start, on a timer: what journal and marks say is live gets back what it lost
+
+All kernel work is done by one thread, in the order in which it is asked for; what the loop knows when it asks is
+therefore true when the work is done.
+"""
+
+import asyncio
+import errno
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Final, ParamSpec, Protocol, Self, TypeVar
+
+from services.eni_manager.adapters.netlink_monitor import wait_for_link
+from services.eni_manager.adapters.netlink_plumbing import Plumbing, Reaper
+from services.eni_manager.adapters.netlink_socket import NetlinkError
+from services.eni_manager.core.wiring.standing import SeenLink
+from services.eni_manager.core.wiring.values import EniLink, Node
+from shared import log as logs
+from shared.contracts.eni import Attachment, Attachments, Check, Checked, Plug, Plugged, Unplug, Unplugged
+from shared.contracts.ipam import Lease
+from shared.crashpoint import crashpoint
+from shared.errors import Conflict, Internal, Unavailable
+from shared.health import Reporter
+from shared.model import AttachmentKey, Mac, Subnet
+from shared.reconcile import ReconcileLoop
+
+log = logs.get(__name__)
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_PASSING: Final = frozenset({errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.ENOBUFS, errno.ENOMEM})
+
+
+class StoredAttachment(Protocol):
+    """What the store gives back."""
+
+    @property
+    def lease(self) -> Lease: ...
+
+
+class AttachmentStore(Protocol):
+    """Where attachments are kept; each call is durable when it returns."""
+
+    async def put_attachment(self, lease: Lease, *, netns: str, mtu: int | None = None) -> None: ...
+
+    async def drop_attachment(self, key: AttachmentKey) -> object: ...
+
+    async def attachments(self) -> Sequence[StoredAttachment]: ...
+
+
+class Dataplane:
+    """Wires pods. An async context manager; `run()` does what is due without being asked.
+
+    `linger_s`: how long an unplugged link waits for others (or for its namespace's end) before it is deleted.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        store: AttachmentStore,
+        *,
+        linger_s: float = 0.25,
+        repair_s: float = 300.0,
+        reporter: Reporter | None = None,
+    ) -> None:
+        self.node = node
+        self._store = store
+        self._wired: dict[AttachmentKey, Lease] = {}
+        self._leaving: set[AttachmentKey] = set()
+        self._strays: dict[AttachmentKey, str] = {}
+        self._locks: dict[AttachmentKey, asyncio.Lock] = {}
+        # Two threads, since a deletion holds up whoever does it for 15 ms or more.
+        self._thread = ThreadPoolExecutor(1, "plumbing")
+        self._reaper_thread = ThreadPoolExecutor(1, "reaper")
+        self._reap = ReconcileLoop("retired-links", self._delete_retired, settle_s=linger_s)
+        self._repair = ReconcileLoop("wiring-repair", self._repair_all, resync_s=repair_s, reporter=reporter)
+
+    async def __aenter__(self) -> Self:
+        # Both threads are born here and now, in the node's namespace; later one could be born in a pod's.
+        self._plumbing = await self._call(Plumbing, self.node)
+        self._reaper = await self._on(self._reaper_thread, Reaper)
+        self._wired = {stored.lease.key: stored.lease for stored in await self._store.attachments()}
+        marked = await self._call(self._plumbing.marked_links)
+        self._strays = {key: link for key, link in marked.items() if key not in self._wired}
+        if self._strays:
+            log.warning("strays_found", links={str(key): link for key, link in self._strays.items()})
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._call(self._plumbing.close)
+        await self._on(self._reaper_thread, self._reaper.close)
+        self._thread.shutdown()
+        self._reaper_thread.shutdown()
+
+    async def run(self) -> None:
+        """Repair and delete retired links, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._reap.run(), name="retired-links")
+            tasks.create_task(self._repair.run(), name="wiring-repair")
+
+    # ---- one sandbox
+
+    async def plug(self, request: Plug) -> Plugged:
+        """Connect a sandbox; a repeat changes only what differs.
+
+        Raises NotFound (namespace, ENI), Conflict (interface name taken, address wired elsewhere), Refused (mode).
+        A plug that failed leaves an attachment behind for unplug to clear.
+        """
+        lease = request.lease
+        async with self._alone(lease.key):
+            await self._clear_addresses(lease)
+            if self._wired.get(lease.key) != lease:
+                await self._store.put_attachment(lease, netns=request.netns, mtu=request.mtu)
+                self._wired[lease.key] = lease
+            self._strays.pop(lease.key, None)
+            crashpoint("eni.plug.after_journal")
+            wiring = await self._call(self._plumbing.connect, lease, request.netns, request.mtu)
+        veth = wiring.veth
+        return Plugged(mac=veth.pod_mac, host_mac=veth.host_mac, mtu=veth.mtu)
+
+    async def unplug(self, request: Unplug) -> Unplugged:
+        """Disconnect a sandbox; one that is not known, or gone, is success."""
+        async with self._alone(request.key):
+            lease = self._wired.get(request.key) or request.lease
+            return Unplugged(found=await self._withdraw(request.key, lease))
+
+    async def check(self, request: Check) -> Checked:
+        """Compare a sandbox's wiring with what its lease wants, on both sides of the link."""
+        async with self._alone(request.lease.key):
+            problems = await self._call(self._plumbing.check, request.lease, request.netns, request.mtu)
+        return Checked(problems=problems)
+
+    async def attachments(self) -> Attachments:
+        """Everything that is wired, or found wired by its marks."""
+        alive = await self._call(self._plumbing.marked_links)
+        known = {key: lease.host_link for key, lease in self._wired.items()} | self._strays
+        return Attachments([Attachment(key, link, alive=alive.get(key) == link) for key, link in known.items()])
+
+    # ---- ENIs
+
+    async def ensure_eni(self, mac: Mac, subnet4: Subnet | None, subnet6: Subnet | None = None) -> EniLink:
+        """Make an ENI ready for pods. Raises NotFound when no link has this MAC."""
+        return await self._call(self._plumbing.ensure_eni, mac, subnet4, subnet6)
+
+    async def wait_for_link(self, mac: Mac, timeout_s: float = 10.0) -> SeenLink:
+        """Wait for a hot-plugged ENI to appear. Raises Unavailable when it does not."""
+        return await wait_for_link(mac, lambda: self._call(self._plumbing.find, mac), timeout_s)
+
+    def repair(self) -> None:
+        """Have live pods' wiring looked at soon."""
+        self._repair.poke()
+
+    # ---- within
+
+    async def _withdraw(self, key: AttachmentKey, lease: Lease | None) -> bool:
+        host_link = lease.host_link if lease is not None else self._strays.get(key)
+        if host_link is None:
+            return False
+        kept = {ip for other in self._wired.values() if other.key != key for ip in other.addresses}
+        # Repair, which may be asked for at any moment from now on, must not put back what goes.
+        self._leaving.add(key)
+        try:
+            addresses = None if lease is None else lease.addresses
+            found = await self._call(self._plumbing.disconnect, key, host_link, addresses, kept)
+            self._reap.poke()
+            crashpoint("eni.unplug.before_journal")
+            await self._store.drop_attachment(key)
+            known = self._wired.pop(key, None) is not None
+            stray = self._strays.pop(key, None) is not None
+        finally:
+            self._leaving.discard(key)
+        return found or known or stray
+
+    async def _clear_addresses(self, lease: Lease) -> None:
+        """An address has one sandbox: a dead one is unplugged. Raises Conflict when the other one lives."""
+        for other in [held for held in self._wired.values() if held.key != lease.key]:
+            if not set(other.addresses) & set(lease.addresses):
+                continue
+            if (await self._call(self._plumbing.marked_links)).get(other.key) == other.host_link:
+                raise Conflict(
+                    f"{' '.join(lease.addresses)} is wired for {other.pod}, sandbox {other.key.container_id}"
+                )
+            await self._withdraw(other.key, other)
+
+    async def _repair_all(self) -> None:
+        live = [lease for key, lease in self._wired.items() if key not in self._leaving]
+        in_use = {ip for lease in self._wired.values() for ip in lease.addresses}
+        repaired = await self._call(self._plumbing.repair, live, in_use)
+        for sentence in repaired.mended:
+            log.warning("wiring_mended", what=sentence)
+        for key, why in repaired.skipped.items():
+            log.info("wiring_skipped", attachment=key, why=why)
+
+    async def _delete_retired(self) -> None:
+        await self._on(self._reaper_thread, self._reaper.delete_retired)
+
+    @asynccontextmanager
+    async def _alone(self, key: AttachmentKey) -> AsyncIterator[None]:
+        lock = self._locks.setdefault(key, asyncio.Lock())
+        try:
+            async with lock:
+                yield
+        finally:
+            if not lock.locked() and self._locks.get(key) is lock:
+                del self._locks[key]
+
+    async def _call(self, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._on(self._thread, fn, *args, **kwargs)
+
+    async def _on(self, thread: ThreadPoolExecutor, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run on a kernel thread. A cancelled wait leaves the work to finish there, before anything asked for later."""
+        try:
+            return await asyncio.get_running_loop().run_in_executor(thread, lambda: fn(*args, **kwargs))
+        except NetlinkError as refused:
+            raise (Unavailable if refused.errno in _PASSING else Internal)(str(refused)) from refused
