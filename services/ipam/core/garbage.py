@@ -44,10 +44,10 @@ class Look(msgspec.Struct, frozen=True):
     confirmed: list[AttachmentKey]
 
 
-def finding(lease: Lease, pod: PodFacts | None, alive: frozenset[AttachmentKey], siblings: Iterable[Lease]) -> str:
+def finding(lease: Lease, pod: PodFacts | None, alive: frozenset[AttachmentKey], beside: Iterable[Lease]) -> str:
     """Why nobody uses this lease; empty: somebody does, or may.
 
-    `pod` is the pod of that name, None when Kubernetes has none; `alive` are the connected attachments; `siblings`
+    `pod` is the pod of that name, None when Kubernetes has none; `alive` are the connected attachments; `beside`
     are the leases of the same pod and interface, this one included or not.
     """
     if lease.key in alive:
@@ -58,9 +58,14 @@ def finding(lease: Lease, pod: PodFacts | None, alive: frozenset[AttachmentKey],
         return "the pod was replaced by another of the same name"
     if pod.finished:
         return "the pod has run to its end"
-    if any(other.granted_at > lease.granted_at and other.key in alive for other in siblings):
+    if any(other.granted_at > lease.granted_at and other.key in alive for other in beside):
         return "a younger sandbox of the pod is connected"
     return ""
+
+
+def siblings(lease: Lease, leases: Iterable[Lease]) -> list[Lease]:
+    """The leases of the same pod and interface, this one included when it is among `leases`."""
+    return [other for other in leases if _sandboxes(other) == _sandboxes(lease)]
 
 
 def look(
@@ -75,15 +80,15 @@ def look(
 ) -> Look:
     """Compare all leases with both sides. `before` are the suspects of the last look."""
     leases = list(leases)
-    siblings: dict[tuple[PodKey, str, str], list[Lease]] = {}
+    beside: dict[tuple[PodKey, str, str], list[Lease]] = {}
     for lease in leases:
-        siblings.setdefault(_sandboxes(lease), []).append(lease)
+        beside.setdefault(_sandboxes(lease), []).append(lease)
     suspects: dict[AttachmentKey, Suspect] = {}
     confirmed: list[AttachmentKey] = []
     for lease in leases:
         if now - lease.granted_at < min_age_s:
             continue
-        found = finding(lease, pods.get(lease.pod), alive, siblings[_sandboxes(lease)])
+        found = finding(lease, pods.get(lease.pod), alive, beside[_sandboxes(lease)])
         if not found:
             continue
         suspect = before.get(lease.key)

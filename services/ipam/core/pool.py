@@ -182,6 +182,13 @@ class Pool:
             return []
         return [item for item, mark in self.marks.items() if mark is not Mark.MARKING and item not in self.items]
 
+    def rested_elsewhere(self, now: float) -> list[Ip]:
+        """Items that a synced inventory no longer lists, whose rest is over: nothing needs to be known of them."""
+        if not self.synced:
+            return []
+        gone = self.resting.keys() - self.items.keys() - self.marks.keys()
+        return sorted(item for item in gone if self.resting[item] <= now)
+
     # ---- what eni_manager says
 
     def observe(self, inventory: Inventory, now: float) -> None:
@@ -197,6 +204,8 @@ class Pool:
         for item in self.items.keys() - listed.keys():
             self.tell(item, now, f"left {self.items[item].eni}")
         self.items, self.enis = listed, enis
+        if inventory.epoch != self.epoch:  # another eni_manager, which may not know what the last one accepted
+            self.marks = {i: Mark.MARKED if mark is Mark.ACCEPTED else mark for i, mark in self.marks.items()}
         self.epoch, self.generation, self.synced = inventory.epoch, inventory.generation, inventory.synced
         self.mode, self.capacity = inventory.mode, inventory.capacity
         self.blocked, self.blocked_retry_after = inventory.blocked, inventory.blocked_retry_after

@@ -44,18 +44,6 @@ class Counts(msgspec.Struct, frozen=True):
         return self.used + self.idle + self.cooling + self.unusable
 
 
-def watermarks(*, min_pool: int, max_pool: int, min_eni: int, per_eni: int, capacity: int) -> Watermarks:
-    """The configured marks made to fit the node (terway.md §2.2: clamp to capacity, then lower min to max).
-
-    `min_eni` ENIs' worth of items replaces `min_pool`; `per_eni` is how many items an ENI holds, 0 when unknown.
-    """
-    if min_eni > 0:
-        min_pool = min_eni * max(per_eni, 1)
-        max_pool = max(max_pool, min_pool)
-    high = min(max(max_pool, 0), capacity)
-    return Watermarks(low=min(max(min_pool, 0), high), high=high)
-
-
 def count(pool: Pool, waiting: int, now: float) -> Counts:
     """Sort the pool's items by what they are at `now`."""
     states = [pool.state(item, now) for item in pool.items]

@@ -85,9 +85,25 @@ def test_giving_back_that_the_cloud_confirms() -> None:
     assert pool.departed() == [], "absence from an inventory that is not synced means nothing"
     pool.observe(one_eni(1, generation=3), 2)
     assert pool.departed() == [ip(2)]
+    pool.observe(one_eni(2, epoch="e2"), 3)
+    assert pool.marks == {ip(2): Mark.MARKED}, "another eni_manager is told again"
+    pool.observe(one_eni(1, epoch="e2"), 4)
+    assert pool.departed() == [ip(2)]
     pool.forget([ip(2)])
     assert pool.departed() == []
     assert pool.state(ip(2), 2) is ItemState.ABSENT
+
+
+def test_the_rest_of_an_item_that_left_is_remembered_until_it_is_over() -> None:
+    pool = pool_of(one_eni(2))
+    grant(pool, wish("a"), 0)
+    release(pool, key("a"), 0)
+    assert pool.rested_elsewhere(50) == []
+    pool.observe(inventory(synced=False), 1)
+    assert pool.rested_elsewhere(50) == []
+    pool.observe(inventory(), 2)
+    assert pool.rested_elsewhere(29) == []
+    assert pool.rested_elsewhere(30) == [ip(1)]
 
 
 def test_giving_back_that_was_not_written() -> None:

@@ -2,28 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.ipam.core.sizing import Counts, Watermarks, count, excess, needed, surplus, watermarks
+from services.ipam.core.sizing import Counts, Watermarks, count, excess, needed, surplus
 from tests.ipam.world import eni, grant, inventory, ip, item, key, one_eni, pool_of, release, wish
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "min_eni", "per_eni", "capacity", "expected"),
-    [
-        (0, 5, 0, 10, 30, Watermarks(0, 5)),
-        (10, 25, 0, 10, 30, Watermarks(10, 25)),
-        (10, 25, 0, 10, 20, Watermarks(10, 20)),
-        (25, 25, 0, 10, 20, Watermarks(20, 20)),
-        (10, 5, 0, 10, 30, Watermarks(5, 5)),  # the newer rule: min is lowered to max
-        (-3, -1, 0, 10, 30, Watermarks(0, 0)),
-        (3, 5, 2, 10, 30, Watermarks(20, 20)),
-        (3, 5, 2, 0, 30, Watermarks(2, 5)),  # the first ENI will tell how many it holds
-    ],
-)
-def test_watermarks_fit_the_node(
-    low: int, high: int, min_eni: int, per_eni: int, capacity: int, expected: Watermarks
-) -> None:
-    found = watermarks(min_pool=low, max_pool=high, min_eni=min_eni, per_eni=per_eni, capacity=capacity)
-    assert found == expected
 
 
 def counts(used: int = 0, idle: int = 0, cooling: int = 0, unusable: int = 0, waiting: int = 0) -> Counts:
@@ -64,7 +44,7 @@ small = st.integers(0, 40)
 def test_demand_keeps_its_promises(
     used: int, idle: int, cooling: int, unusable: int, waiting: int, low: int, more: int, capacity: int
 ) -> None:
-    marks = watermarks(min_pool=low, max_pool=low + more, min_eni=0, per_eni=10, capacity=capacity)
+    marks = Watermarks(min(low, capacity), min(low + more, capacity))
     have = counts(used, idle, cooling, unusable, waiting)
     total = needed(have, marks, capacity)
     assert total <= capacity

@@ -1,0 +1,88 @@
+"""This node's pods as the API server knows them: one watch restricted to the node, and a direct look where it matters.
+
+ipam works without an API server: annotations come from the container runtime then, and nothing is garbage.
+"""
+
+from collections.abc import Mapping
+
+from services.ipam.core.garbage import PodFacts
+from shared.errors import NotFound
+from shared.kube.client import KubeClient
+from shared.kube.mirror import Applied, Change, Deleted, Synced
+from shared.kube.objects import Pod
+from shared.kube.reflector import Reflector, ReflectorState
+from shared.kube.resources import PODS
+from shared.model import PodKey
+
+STATIC_UID_ANNOTATIONS = ("kubernetes.io/config.mirror", "kubernetes.io/config.hash")
+"""A static pod's sandbox carries the UID that kubelet computed, its mirror in the API server another."""
+
+
+class Pods:
+    """A mirror of this node's pods; `run` keeps it in step."""
+
+    def __init__(self, client: KubeClient, node_name: str) -> None:
+        self._client = client
+        self._pods: dict[PodKey, Pod] = {}
+        self._reflector = Reflector(
+            client, PODS, Pod, field_selector=f"spec.nodeName={node_name}", on_change=self._changed
+        )
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        await self._reflector.run()
+
+    def facts(self) -> Mapping[PodKey, PodFacts] | None:
+        """All pods of this node; None while the mirror may be old, when nobody can be said to be gone."""
+        if not self._reflector.synced.is_set() or self._reflector.trouble:
+            return None
+        return {key: _facts(pod) for key, pod in self._pods.items()}
+
+    async def ask(self, pod: PodKey) -> PodFacts | None:
+        """The API server's own word on one pod, wherever it runs; None: there is none of that name."""
+        try:
+            return _facts(await self._get(pod))
+        except NotFound:
+            return None
+
+    async def annotations(self, pod: PodKey, uid: str) -> Mapping[str, str]:
+        """A pod's annotations. NotFound: there is no such pod; Unavailable: it is not known here, nor can one ask."""
+        known = self._pods.get(pod)
+        if known is None or not _is(known, uid):
+            known = await self._get(pod)
+            if not _is(known, uid):
+                raise NotFound(f"the pod {pod} with UID {uid} was replaced by one with UID {known.metadata.uid}")
+        return known.metadata.annotations
+
+    def state(self) -> ReflectorState:
+        """For /state."""
+        return self._reflector.state()
+
+    async def _get(self, pod: PodKey) -> Pod:
+        return await self._client.get(PODS, Pod, pod.name, namespace=pod.namespace)
+
+    def _changed(self, change: Change[Pod]) -> None:
+        match change:
+            case Applied(pod):
+                self._pods[_key(pod)] = pod
+            case Deleted(pod):
+                self._pods.pop(_key(pod), None)
+            case Synced():
+                pass  # the reflector remembers it
+
+
+def _key(pod: Pod) -> PodKey:
+    return PodKey(pod.metadata.namespace, pod.metadata.name)
+
+
+def _uids(pod: Pod) -> frozenset[str]:
+    static = (pod.metadata.annotations.get(name, "") for name in STATIC_UID_ANNOTATIONS)
+    return frozenset(uid for uid in (pod.metadata.uid, *static) if uid)
+
+
+def _is(pod: Pod, uid: str) -> bool:
+    return not uid or uid in _uids(pod)
+
+
+def _facts(pod: Pod) -> PodFacts:
+    return PodFacts(_uids(pod), pod.finished)

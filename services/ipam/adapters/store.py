@@ -1,0 +1,171 @@
+"""What ipam must not forget, in SQLite. The database is the last guard: it refuses what memory should never ask for.
+
+A lease is stored once, as JSON; the columns by which uniqueness is enforced are generated from it and cannot differ.
+`resting` keeps when a used address may be used again (and, after that time, how long it has been unused); `given_back`
+keeps the decision that nobody gets an address any more because it returns to the cloud.
+"""
+
+import sqlite3
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self, TypeVar
+
+import msgspec
+
+from shared.contracts.ipam import Lease
+from shared.crashpoint import crashpoint
+from shared.errors import Internal, Unavailable
+from shared.model import AttachmentKey, Ip
+from shared.sqlite import Database
+
+T = TypeVar("T")
+
+MIGRATIONS: Final = (
+    """
+    CREATE TABLE leases (
+        network      TEXT NOT NULL CHECK (network = json_extract(lease, '$.key.network')),
+        container_id TEXT NOT NULL CHECK (container_id = json_extract(lease, '$.key.container_id')),
+        ifname       TEXT NOT NULL CHECK (ifname = json_extract(lease, '$.key.ifname')),
+        lease        TEXT NOT NULL CHECK (json_valid(lease)),
+        host_link    TEXT NOT NULL GENERATED ALWAYS AS (json_extract(lease, '$.host_link')) STORED UNIQUE,
+        ipv4         TEXT GENERATED ALWAYS AS (json_extract(lease, '$.ipv4')) STORED UNIQUE,
+        ipv6         TEXT GENERATED ALWAYS AS (json_extract(lease, '$.ipv6')) STORED UNIQUE,
+        PRIMARY KEY (network, container_id, ifname),
+        CHECK (ipv4 IS NOT NULL OR ipv6 IS NOT NULL)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE resting (
+        item  TEXT NOT NULL PRIMARY KEY,
+        until REAL NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE given_back (
+        item  TEXT NOT NULL PRIMARY KEY,
+        since REAL NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE TRIGGER a_lease_of_what_was_given_back AFTER INSERT ON leases
+        WHEN EXISTS (SELECT 1 FROM given_back WHERE item IN (NEW.ipv4, NEW.ipv6))
+        BEGIN SELECT RAISE(ABORT, 'the address was given back'); END;
+    CREATE TRIGGER a_lease_of_what_still_rests AFTER INSERT ON leases
+        WHEN EXISTS (SELECT 1 FROM resting WHERE item IN (NEW.ipv4, NEW.ipv6))
+        BEGIN SELECT RAISE(ABORT, 'the address still rests'); END;
+    CREATE TRIGGER giving_back_what_is_leased AFTER INSERT ON given_back
+        WHEN EXISTS (SELECT 1 FROM leases WHERE NEW.item IN (ipv4, ipv6))
+        BEGIN SELECT RAISE(ABORT, 'the address is leased'); END
+    """,
+)
+
+
+class Remembered(msgspec.Struct, frozen=True):
+    """Everything that was durable when the database was opened."""
+
+    leases: list[Lease]
+    resting: dict[Ip, float]
+    given_back: list[Ip]
+
+
+class Store:
+    """Each method is durable when it returns. Unavailable: nothing has happened (disk full, I/O error)."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    @classmethod
+    async def open(cls, path: Path) -> Self:
+        """Open or create the file. Refused: it is not ours, or a newer program's."""
+        return cls(await Database.open(path, MIGRATIONS))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._database.close()
+
+    async def load(self, latest: float) -> Remembered:
+        """Everything. Internal: a row cannot be read.
+
+        No rest can end after `latest` but one that was written before the clock was set back; it is shortened.
+        """
+
+        def read(connection: sqlite3.Connection) -> Remembered:
+            connection.execute("UPDATE resting SET until = ? WHERE until > ?", (latest, latest))
+            try:
+                leases = [msgspec.json.decode(text, type=Lease) for (text,) in connection.execute(_ALL_LEASES)]
+            except msgspec.DecodeError as error:
+                raise Internal(f"{self._database.path} holds a lease that cannot be read: {error}") from error
+            resting = dict(map(tuple, connection.execute("SELECT item, until FROM resting")))
+            given_back = [item for (item,) in connection.execute("SELECT item FROM given_back ORDER BY since")]
+            return Remembered(leases, resting, given_back)
+
+        return await self._database.write(read)
+
+    async def grant(self, lease: Lease, item: Ip, now: float) -> None:
+        """A sandbox has this address. Internal: it is in use, given back, or still rests at `now`."""
+        text = msgspec.json.encode(lease).decode()
+        key = lease.key
+
+        def write(connection: sqlite3.Connection) -> None:
+            connection.execute("DELETE FROM resting WHERE item = ? AND until <= ?", (item, now))
+            connection.execute(
+                "INSERT INTO leases (network, container_id, ifname, lease) VALUES (?, ?, ?, ?)",
+                (key.network, key.container_id, key.ifname, text),
+            )
+            crashpoint("ipam.acquire.before_commit")
+
+        await self._write(write, f"lease {item} to {lease.pod}")
+
+    async def release(self, key: AttachmentKey, item: Ip, until: float) -> None:
+        """The sandbox has it no more; it rests."""
+
+        def write(connection: sqlite3.Connection) -> None:
+            connection.execute(
+                "DELETE FROM leases WHERE network = ? AND container_id = ? AND ifname = ?",
+                (key.network, key.container_id, key.ifname),
+            )
+            connection.execute(_REST, (item, until))
+            crashpoint("ipam.release.before_commit")
+
+        await self._write(write, f"release {item}")
+
+    async def mark(self, items: Sequence[Ip], now: float) -> None:
+        """Nobody gets these any more. Internal: one is leased."""
+
+        def write(connection: sqlite3.Connection) -> None:
+            connection.executemany("INSERT INTO given_back VALUES (?, ?)", [(item, now) for item in items])
+            crashpoint("ipam.give_back.before_mark")
+
+        await self._write(write, f"mark {', '.join(items)} to be given back")
+
+    async def unmark(self, items: Sequence[Ip], until: float) -> None:
+        """eni_manager keeps these; they rest."""
+
+        def write(connection: sqlite3.Connection) -> None:
+            connection.executemany("DELETE FROM given_back WHERE item = ?", [(item,) for item in items])
+            connection.executemany(_REST, [(item, until) for item in items])
+            crashpoint("ipam.give_back.before_unmark")
+
+        await self._write(write, f"keep {', '.join(items)}")
+
+    async def forget(self, items: Iterable[Ip]) -> None:
+        """The cloud has these back."""
+        gone = [(item,) for item in items]
+
+        def write(connection: sqlite3.Connection) -> None:
+            connection.executemany("DELETE FROM given_back WHERE item = ?", gone)
+            connection.executemany("DELETE FROM resting WHERE item = ?", gone)
+            crashpoint("ipam.give_back.before_forget")
+
+        await self._write(write, "forget what was given back")
+
+    async def _write(self, fn: Callable[[sqlite3.Connection], T], doing: str) -> T:
+        try:
+            return await self._database.write(fn)
+        except sqlite3.IntegrityError as error:
+            raise Internal(f"the database refuses to {doing}: {error}") from error
+        except sqlite3.Error as error:
+            raise Unavailable(f"the database cannot {doing}: {error}") from error
+
+
+_ALL_LEASES: Final = "SELECT lease FROM leases ORDER BY network, container_id, ifname"
+_REST: Final = "INSERT INTO resting VALUES (?, ?) ON CONFLICT (item) DO UPDATE SET until = excluded.until"

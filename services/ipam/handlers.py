@@ -1,0 +1,103 @@
+"""What ipam answers: one method per RPC of shared.contracts.ipam."""
+
+import asyncio
+from collections import deque
+from collections.abc import Mapping
+
+import msgspec
+
+from services.ipam.adapters.enis import Enis
+from services.ipam.adapters.pods import Pods
+from services.ipam.core import allocate, bandwidth
+from services.ipam.core.allocate import Wish
+from services.ipam.driver import Ledger
+from shared import log as logs
+from shared.contracts import ipam as contract
+from shared.contracts.ipam import Bandwidth, Lease
+from shared.errors import Invalid, Unavailable
+from shared.rpc.server import deadline
+
+ANSWER_MARGIN = 0.1
+"""This part of a caller's time (1 s at most) is kept for the answer, so that a wait ends with its reason."""
+
+log = logs.get(__name__)
+
+
+class AnnotationProblem(msgspec.Struct, frozen=True):
+    """An annotation that could not be read, for /state."""
+
+    pod: str
+    problem: str
+
+
+class Handlers:
+    """`pods` None: there is no API server to ask."""
+
+    def __init__(self, ledger: Ledger, enis: Enis, pods: Pods | None, *, longest_wait_s: float) -> None:
+        self._ledger = ledger
+        self._enis = enis
+        self._pods = pods
+        self._longest_wait_s = longest_wait_s
+        self.problems: deque[AnnotationProblem] = deque(maxlen=32)
+
+    async def acquire(self, ask: contract.Acquire) -> Lease:
+        """The sandbox's lease: the one it has, or a new one as soon as there is an address."""
+        if not (ask.key.container_id and ask.key.ifname and ask.pod.name):
+            raise Invalid("key.container_id, key.ifname and pod.name must not be empty")
+        began = asyncio.get_running_loop().time()
+        held = await self._ledger.find(ask.key, ask.pod)
+        if held is not None:
+            return held
+        limits = await self._limits(ask)
+        if self._enis.absent:  # what it would be given could not be plugged in
+            raise Unavailable(self._enis.absent)
+        left = min(deadline.get() - began, self._longest_wait_s)
+        ends = began + left - min(left * ANSWER_MARGIN, 1.0)
+        lease = await self._ledger.acquire(Wish(ask.key, ask.pod, ask.pod_uid, limits), ends)
+        log.info(
+            "address_granted",
+            pod=str(ask.pod),
+            attachment=str(ask.key),
+            addresses=lease.addresses,
+            eni=lease.eni_id,
+            host_link=lease.host_link,
+            waited_ms=round((asyncio.get_running_loop().time() - began) * 1000, 1),
+        )
+        return lease
+
+    async def release(self, ask: contract.Release) -> contract.Released:
+        """End a lease; the address rests. Unknown keys are success."""
+        lease = await self._ledger.release(ask.key)
+        if lease is not None:
+            log.info("address_released", pod=str(lease.pod), attachment=str(ask.key), addresses=lease.addresses)
+        return contract.Released(lease)
+
+    async def inspect(self, ask: contract.Inspect) -> contract.Inspected:
+        """What is durable under a key."""
+        return contract.Inspected(next((lease for lease in self._ledger.leases() if lease.key == ask.key), None))
+
+    async def leases(self, ask: contract.ListLeases) -> contract.Leases:
+        """All leases, or those of one network."""
+        found = self._ledger.leases()
+        return contract.Leases([lease for lease in found if ask.network in (None, lease.key.network)])
+
+    async def status(self, ask: contract.AskStatus) -> contract.Status:
+        """Whether a new pod would get an address."""
+        reason = self._enis.absent or allocate.outlook(
+            self._ledger.pool, len(self._ledger.waiting), self._ledger.clock()
+        )
+        return contract.Status(able=not reason, reason=reason)
+
+    async def _limits(self, ask: contract.Acquire) -> Bandwidth:
+        limits = bandwidth.read(await self._annotations(ask), ask.bandwidth)
+        for problem in limits.problems:
+            log.warning("annotation_unreadable", pod=str(ask.pod), problem=problem)
+            self.problems.append(AnnotationProblem(str(ask.pod), problem))
+        return limits.bandwidth
+
+    async def _annotations(self, ask: contract.Acquire) -> Mapping[str, str]:
+        if ask.annotations is not None:
+            return ask.annotations
+        if self._pods is None:
+            return {}
+        return await self._pods.annotations(ask.pod, ask.pod_uid)

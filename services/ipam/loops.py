@@ -1,0 +1,213 @@
+"""What ipam does without being asked."""
+
+import asyncio
+import random
+from collections.abc import Callable
+
+import msgspec
+
+from services.ipam.adapters.enis import Enis
+from services.ipam.adapters.pods import Pods
+from services.ipam.core import garbage, sizing
+from services.ipam.core.garbage import Suspect
+from services.ipam.core.pool import Mark
+from services.ipam.core.sizing import Watermarks
+from services.ipam.driver import Ledger
+from shared import log as logs
+from shared.backoff import Backoff
+from shared.eni_conf import EniConf
+from shared.errors import SuiteError
+from shared.health import Condition, Reporter
+from shared.model import AttachmentKey
+
+RECONNECT = Backoff(0.05, factor=2.0, jitter=0.5, cap_s=2.0)
+"""A neighbour on the same node: asking costs microseconds, and pods wait."""
+
+BLIND_RETRY_S = 5.0
+"""How soon garbage is looked for again when the pods or the attachments were not to be seen."""
+
+log = logs.get(__name__)
+
+
+async def watch_inventory(
+    ledger: Ledger,
+    enis: Enis,
+    *,
+    wait_s: float,
+    synced: Condition,
+    reporter: Reporter,
+    reached: Callable[[], None],
+) -> None:
+    """Follow eni_manager's inventory for ever, through its restarts; `reached` is called when it is back."""
+    delays = RECONNECT.delays(random.random)
+    while True:
+        reporter.alive()
+        absent = enis.absent
+        try:
+            inventory = await enis.watch(ledger.pool.epoch, ledger.pool.generation, wait_s)
+        except SuiteError as error:
+            synced.missing(error.message)
+            log.debug("inventory_unknown", error=error.message)
+            await asyncio.sleep(next(delays))
+            continue
+        delays = RECONNECT.delays(random.random)
+        if (inventory.epoch, inventory.generation) != (ledger.pool.epoch, ledger.pool.generation):
+            if inventory.epoch != ledger.pool.epoch:
+                log.info("eni_manager_found", epoch=inventory.epoch, synced=inventory.synced)
+            ledger.observe(inventory)
+        if absent:
+            reached()
+        if ledger.pool.synced:
+            synced.met()
+        else:
+            synced.missing("eni_manager has not compared this node's addresses with the cloud yet")
+
+
+class Demand:
+    """Tells eni_manager how many items the node should hold; `tell` is the body of a reconcile loop.
+
+    Many changes at once become one call, since only the newest total counts. A restarted eni_manager (another epoch) is
+    told again.
+    """
+
+    def __init__(self, ledger: Ledger, enis: Enis, eni_conf: EniConf) -> None:
+        self._ledger = ledger
+        self._enis = enis
+        self._eni_conf = eni_conf
+        self.told: tuple[str, int, int] | None = None
+        """(epoch, total, waiting) that eni_manager has acknowledged."""
+
+    def watermarks(self) -> Watermarks:
+        """The configured marks as this node can keep them."""
+        pool = self._ledger.pool
+        per_eni = max((eni.max_addresses for eni in pool.enis.values()), default=1)
+        return Watermarks(*self._eni_conf.pool_bounds(capacity=pool.capacity, addresses_per_eni=per_eni))
+
+    def counts(self) -> sizing.Counts:
+        """The pool now."""
+        return sizing.count(self._ledger.pool, len(self._ledger.waiting), self._ledger.clock())
+
+    async def tell(self) -> None:
+        """Say the total when it is news."""
+        pool = self._ledger.pool
+        if not pool.synced or self._enis.absent:
+            return
+        counts = self.counts()
+        news = (pool.epoch, sizing.needed(counts, self.watermarks(), pool.capacity), counts.waiting)
+        if news == self.told:
+            return
+        _, total, waiting = news
+        await self._enis.demand(total, waiting)
+        self.told = news
+        log.debug("demanded", total=total, waiting=waiting)
+
+
+class GiveBack:
+    """The two-sided end of what the node holds too much: marked here for ever, then handed to eni_manager."""
+
+    def __init__(self, ledger: Ledger, enis: Enis, demand: Demand) -> None:
+        self._ledger = ledger
+        self._enis = enis
+        self._demand = demand
+
+    async def shrink(self, period_s: float, poke: Callable[[], None], reporter: Reporter) -> None:
+        """Now and then mark what is above the high watermark, for ever."""
+        while True:
+            reporter.alive()
+            await asyncio.sleep(period_s * random.uniform(0.8, 1.2))  # noqa: S311  # jitter, no secret
+            try:
+                await self._mark()
+            except SuiteError as error:
+                log.warning("shrink_failed", error=error.message)
+            poke()
+
+    async def _mark(self) -> None:
+        number = sizing.excess(self._demand.counts(), self._demand.watermarks())
+        items = sizing.surplus(self._ledger.pool, number, self._ledger.clock())
+        if items:
+            log.info("too_many_idle", excess=number, giving_back=items)
+            await self._ledger.mark(items)
+
+    async def hand_over(self) -> None:
+        """Say what is marked and has not been accepted yet, and forget what has left; the body of a reconcile loop."""
+        pool = self._ledger.pool
+        pending = [item for item, mark in pool.marks.items() if mark is Mark.MARKED and item in pool.items]
+        if pending and pool.synced and not self._enis.absent:
+            await self._ledger.settle(await self._enis.give_back(pending))
+        await self._ledger.forget()
+
+
+class GarbageConfig(msgspec.Struct, frozen=True):
+    """Times of the garbage loop, in seconds (see IpamConfig)."""
+
+    period_s: float
+    confirm_s: float
+    min_age_s: float
+
+
+class Garbage:
+    """Ends leases that nobody uses (see core/garbage.py); the first look is made as soon as both sides can be seen."""
+
+    def __init__(self, ledger: Ledger, enis: Enis, pods: Pods, config: GarbageConfig) -> None:
+        self._ledger = ledger
+        self._enis = enis
+        self._pods = pods
+        self._config = config
+        self.suspects: dict[AttachmentKey, Suspect] = {}
+        self.strangers: list[AttachmentKey] = []
+        """Connected, but without a lease."""
+        self.looks = 0
+
+    async def run(self, reporter: Reporter) -> None:
+        """Look for ever: soon when a side could not be seen, sooner while somebody is suspected, else every period."""
+        config = self._config
+        while True:
+            reporter.alive()
+            try:
+                pause = config.period_s if await self.look() else BLIND_RETRY_S
+            except SuiteError as error:
+                log.info("garbage_not_looked_for", error=error.message)
+                pause = BLIND_RETRY_S
+            if self.suspects:
+                pause = min(pause, config.confirm_s)
+            await asyncio.sleep(pause * random.uniform(1.0, 1.1))  # noqa: S311  # jitter, no secret
+
+    async def look(self) -> bool:
+        """Compare all leases with both sides; False: a side cannot be seen now. Raises what a side raises."""
+        pods = self._pods.facts()
+        if pods is None or self._enis.absent:
+            return False
+        alive = await self._enis.connected()
+        leases = self._ledger.leases()
+        self.strangers = sorted(alive - {lease.key for lease in leases})
+        look = garbage.look(
+            leases,
+            pods,
+            alive,
+            self.suspects,
+            self._ledger.clock(),
+            min_age_s=self._config.min_age_s,
+            confirm_s=self._config.confirm_s,
+        )
+        for key in look.suspects.keys() - self.suspects.keys():
+            log.info("lease_suspected", attachment=str(key), finding=look.suspects[key].finding)
+        self.suspects = look.suspects
+        self.looks += 1
+        for key in look.confirmed:
+            await self._reclaim(key)
+        return True
+
+    async def _reclaim(self, key: AttachmentKey) -> None:
+        """Ask both sides once more, past every cache, and end the lease if they still agree."""
+        lease = next((lease for lease in self._ledger.leases() if lease.key == key), None)
+        if lease is None:
+            return
+        pod = await self._pods.ask(lease.pod)
+        alive = await self._enis.connected()
+        found = garbage.finding(lease, pod, alive, garbage.siblings(lease, self._ledger.leases()))
+        self.suspects.pop(key, None)
+        if found and await self._ledger.release(key) is not None:
+            self._ledger.tally.reclaimed += 1
+            log.warning(
+                "lease_reclaimed", attachment=str(key), pod=str(lease.pod), addresses=lease.addresses, finding=found
+            )

@@ -1,0 +1,138 @@
+"""Builds ipam's parts, wires them, starts what runs, and stops it in order."""
+
+import asyncio
+import time
+from contextlib import AsyncExitStack
+
+from services.ipam.adapters.enis import Enis
+from services.ipam.adapters.pods import Pods
+from services.ipam.adapters.store import Store
+from services.ipam.config import Settings
+from services.ipam.core.pool import Pool
+from services.ipam.driver import Clock, Ledger, steady_clock
+from services.ipam.handlers import Handlers
+from services.ipam.loops import Demand, Garbage, GarbageConfig, GiveBack, watch_inventory
+from services.ipam.report import Report
+from shared import log as logs
+from shared import metrics
+from shared.config import NodeConfig
+from shared.contracts import ipam as contract
+from shared.health import Health
+from shared.http import HttpFace
+from shared.kube.client import KubeClient
+from shared.lifecycle import InstanceLock
+from shared.reconcile import ReconcileLoop
+from shared.rpc.client import Client
+from shared.rpc.server import Observer, Server
+
+log = logs.get(__name__)
+
+DEMAND_SETTLE_S = 0.01
+"""Pods that come in a burst are one demand; the cloud takes a hundred times longer to answer it."""
+RESYNC_S = 60.0
+"""How often the reconcile loops run though nothing happened."""
+
+
+async def serve(node: NodeConfig, settings: Settings, stop: asyncio.Event) -> None:
+    """Serve until `stop` is set. Refused: another instance runs, the port is taken, the database is not ours."""
+    config, sync_period_s = settings.ipam, settings.eni_conf.ip_pool_sync_period
+    registry, health = metrics.registry("ipam"), Health()
+    clock = steady_clock(time.time(), asyncio.get_running_loop())
+    tasks = asyncio.TaskGroup()
+
+    async with AsyncExitStack() as opened:
+        opened.enter_context(InstanceLock(node.lock("ipam")))
+        store = await opened.enter_async_context(await Store.open(node.database("ipam")))
+        pool = await _remembered(store, clock, config.cooldown_s)
+        enis = Enis(await opened.enter_async_context(Client(node.socket("eni_manager"), name="eni_manager")))
+        pods = None
+        if node.kube.server:
+            pods = Pods(await opened.enter_async_context(KubeClient(node.kube)), node.node_name)
+
+        def changed() -> None:
+            demanding.poke()
+            if pool.marks:
+                handing_over.poke()
+
+        ledger = Ledger(pool, store, clock, tasks, cooldown_s=config.cooldown_s, changed=changed)
+        demand = Demand(ledger, enis, settings.eni_conf)
+        give_back = GiveBack(ledger, enis, demand)
+        demanding = ReconcileLoop(
+            "demand",
+            demand.tell,
+            settle_s=DEMAND_SETTLE_S,
+            retry_s=1.0,
+            resync_s=RESYNC_S,
+            reporter=health.reporter("demand", 3 * RESYNC_S),
+        )
+        handing_over = ReconcileLoop(
+            "give-back", give_back.hand_over, resync_s=RESYNC_S, reporter=health.reporter("give-back", 3 * RESYNC_S)
+        )
+        garbage = None
+        if pods is not None:
+            times = GarbageConfig(config.garbage_period_s, config.garbage_confirm_s, config.garbage_min_age_s)
+            garbage = Garbage(ledger, enis, pods, times)
+        handlers = Handlers(ledger, enis, pods, longest_wait_s=config.acquire_wait_s)
+        report = Report(ledger, enis, demand, handlers, garbage, pods)
+        report.register(registry)
+        face = HttpFace(
+            name="ipam",
+            host=config.http_host,
+            port=config.http_port,
+            health=health,
+            state=report.state,
+            registry=registry,
+        )
+        await opened.enter_async_context(face)
+        synced = health.condition("inventory")
+
+        async with tasks:
+            loops = [
+                tasks.create_task(demanding.run(), name="ipam-demand"),
+                tasks.create_task(handing_over.run(), name="ipam-give-back"),
+                tasks.create_task(
+                    give_back.shrink(
+                        sync_period_s, handing_over.poke, health.reporter("shrink", 3 * sync_period_s + 30.0)
+                    ),
+                    name="ipam-shrink",
+                ),
+                tasks.create_task(
+                    watch_inventory(
+                        ledger,
+                        enis,
+                        wait_s=config.watch_wait_s,
+                        synced=synced,
+                        reporter=health.reporter("inventory", 3 * config.watch_wait_s + 30.0),
+                        reached=changed,
+                    ),
+                    name="ipam-inventory",
+                ),
+            ]
+            if pods is not None and garbage is not None:
+                alive = health.reporter("garbage", 3 * config.garbage_period_s + 30.0)
+                loops.append(tasks.create_task(pods.run(), name="ipam-pods"))
+                loops.append(tasks.create_task(garbage.run(alive), name="ipam-garbage"))
+            async with _rpc(node, handlers, metrics.rpc_observer(registry)):
+                await stop.wait()
+                ledger.close("ipam is stopping")  # else the server would wait for those who wait for an address
+            for loop in reversed(loops):
+                loop.cancel()
+
+
+async def _remembered(store: Store, clock: Clock, cooldown_s: float) -> Pool:
+    """The pool as it was durable when ipam stopped."""
+    remembered = await store.load(clock() + cooldown_s)
+    pool = Pool()
+    pool.restore(remembered.leases, remembered.resting, remembered.given_back, clock())
+    log.info("restored", leases=len(remembered.leases), given_back=len(remembered.given_back))
+    return pool
+
+
+def _rpc(node: NodeConfig, handlers: Handlers, observe: Observer) -> Server:
+    server = Server(node.socket("ipam"), name="ipam", observe=observe)
+    server.register(contract.ACQUIRE, handlers.acquire)
+    server.register(contract.RELEASE, handlers.release)
+    server.register(contract.INSPECT, handlers.inspect)
+    server.register(contract.LEASES, handlers.leases)
+    server.register(contract.STATUS, handlers.status)
+    return server
