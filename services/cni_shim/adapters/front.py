@@ -11,7 +11,7 @@ import struct
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Self, cast
 
 from services.cni_shim.core.frame import BadFrame, Call, read_call, write_reply
 from services.cni_shim.core.reply import Reply
@@ -82,13 +82,12 @@ class _Shim(asyncio.Protocol):
         self._task: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one without saying so
         credentials = transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
         self._pid, uid, _gid = struct.unpack("3i", credentials)
         if uid not in (0, os.getuid()):
             log.warning("shim_refused", uid=uid, pid=self._pid)
-            transport.abort()
+            self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
         assert self._transport is not None
