@@ -57,9 +57,9 @@ def decode(parameters: Mapping[str, str], kind: type[R]) -> R:
 
 
 def _as_cloud_error(problem: str) -> CloudError:
-    if found := _MISSING.match(problem):
+    if found := _MISSING.search(problem):
         return missing(_join(found[2], found[1]))
-    if found := _UNKNOWN.match(problem):
+    if found := _UNKNOWN.search(problem):
         return CloudError("UnsupportedParameter", f"The parameter {_join(found[2], found[1])} is unsupported.")
     if found := _WRONG.match(problem):
         return malformed(found[2], found[1])
