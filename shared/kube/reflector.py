@@ -12,28 +12,63 @@ list finds missing is told as deleted, so a consumer never needs to know that a 
 import asyncio
 import math
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Generic, TypeVar
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import Generic, Protocol, TypeVar
 
 import msgspec
 
-from shared.kube.client import PAGE, KubeClient
+from shared.backoff import Backoff
+from shared.kube.client import PAGE, RawPage
 from shared.kube.errors import ApiError, ApiExpired, ApiInternal
 from shared.kube.lines import Lines
 from shared.kube.mirror import Change, Key, Mirror, Synced, WatchEvent
 from shared.kube.objects import Object
 from shared.kube.resources import Resource
+from shared.log import get
 
 T = TypeVar("T", bound=Object)
 
 WINDOW_S = (300, 600)
 """How long one watch is asked to last; spread, so that the nodes of a cluster do not come back together."""
 
+PAUSES = Backoff(initial_s=0.2, factor=2.0, jitter=1.0, cap_s=20.0)
+"""Between turns that went wrong; up to twice as long by chance."""
+
 CALM_S = 10.0
 """A watch that lasted this long was a healthy one: the next starts at once and the back-off starts over."""
 
 RELIST_AFTER = 5
 """Watches in a row that bring nothing before a fresh list: the version may be one the server has never known."""
+
+
+log = get("kube.reflector")
+
+
+class Source(Protocol):
+    """What a reflector needs of an API server; KubeClient has it."""
+
+    async def page(
+        self,
+        resource: Resource,
+        *,
+        namespace: str | None,
+        field_selector: str,
+        label_selector: str,
+        limit: int | None,
+        continue_: str,
+    ) -> RawPage: ...
+
+    def watch(
+        self,
+        resource: Resource,
+        *,
+        namespace: str | None,
+        field_selector: str,
+        label_selector: str,
+        resource_version: str,
+        window_s: int,
+    ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]: ...
 
 
 class ReflectorState(msgspec.Struct, frozen=True):
@@ -57,7 +92,7 @@ class Reflector(Generic[T]):
 
     def __init__(
         self,
-        client: KubeClient,
+        source: Source,
         resource: Resource,
         kind: type[T],
         *,
@@ -67,7 +102,7 @@ class Reflector(Generic[T]):
         label_selector: str = "",
         chance: Callable[[], float] = random.random,
     ) -> None:
-        self._client = client
+        self._source = source
         self._resource = resource
         self._namespace = namespace
         self._field_selector = field_selector
@@ -107,7 +142,7 @@ class Reflector(Generic[T]):
     async def run(self) -> None:
         """Until cancelled."""
         clock = asyncio.get_running_loop().time
-        delays = _delays(self._chance)
+        delays = PAUSES.delays(self._chance)
         fruitless = 0
         while True:
             heard, watching_since, failed = self._heard, math.inf, True
@@ -117,14 +152,13 @@ class Reflector(Generic[T]):
                 watching_since = clock()
                 await self._watch()
                 failed = False
-            except ApiExpired as error:
-                self._trouble = error.message
-                self._mirror.forget_version()
             except ApiError as error:
-                self._trouble = error.message
+                self._fail(error)
+                if isinstance(error, ApiExpired):
+                    self._mirror.forget_version()
             calm = clock() - watching_since >= CALM_S
             if calm or self._heard > heard:
-                delays, fruitless = _delays(self._chance), 0
+                delays, fruitless = PAUSES.delays(self._chance), 0
             else:
                 fruitless += 1
             if calm and not failed:
@@ -152,7 +186,7 @@ class Reflector(Generic[T]):
         self._mirror.begin_list()
         continue_ = ""
         while True:
-            page = await self._client.page(
+            page = await self._source.page(
                 self._resource,
                 namespace=self._namespace,
                 field_selector=self._field_selector,
@@ -171,7 +205,7 @@ class Reflector(Generic[T]):
         self._watches += 1
         low, high = WINDOW_S
         lines = Lines()
-        async with self._client.watch(
+        async with self._source.watch(
             self._resource,
             resource_version=self._mirror.resource_version,
             window_s=int(low + (high - low) * self._chance()),
@@ -186,11 +220,17 @@ class Reflector(Generic[T]):
                     self._tell(self._mirror.take_event(event))
                     self._heard += event.type != "BOOKMARK"
 
+    def _fail(self, error: ApiError) -> None:
+        """Remembered for people, and logged when it is news: an API server may be away for hours."""
+        if error.message != self._trouble:
+            log.warning("reflector_interrupted", resource=str(self._resource), error=error.message)
+        self._trouble = error.message
+
     def _tell(self, changes: Iterable[Change[T]]) -> None:
         for change in changes:
+            self._on_change(change)
             if isinstance(change, Synced):
                 self.synced.set()
-            self._on_change(change)
 
 
 def _event(line: bytes) -> WatchEvent:
@@ -198,11 +238,3 @@ def _event(line: bytes) -> WatchEvent:
         return msgspec.json.decode(line, type=WatchEvent)
     except msgspec.MsgspecError as error:
         raise ApiInternal(f"watch: a line that is no event: {error}") from error
-
-
-def _delays(chance: Callable[[], float]) -> Iterator[float]:
-    """0.1–0.3 s, then doubling to at most 15–45 s."""
-    middle = 0.2
-    while True:
-        yield middle * (0.5 + chance())
-        middle = min(middle * 2, 30.0)

@@ -64,7 +64,7 @@ class Api:
         self._new_uid = new_uid
         self._chance = chance
         for name in FIRST_NAMESPACES:
-            self.create(self._built_in("", "namespaces"), "", {"metadata": {"name": name}})
+            self.create(self.kinds.built_in("", "namespaces"), "", {"metadata": {"name": name}})
 
     # ---- reading
 
@@ -128,7 +128,7 @@ class Api:
         made = self.store.put(kind.collection, name, obj)
         if kind.collection == NAMESPACES:
             account = {"metadata": {"name": "default"}}
-            self.create(self._built_in("", "serviceaccounts"), name[1], account)
+            self.create(self.kinds.built_in("", "serviceaccounts"), name[1], account)
         return _in_version(made, kind)
 
     def replace(self, kind: Kind, name: Name, body: Any, *, part: str = "") -> Json:
@@ -186,7 +186,7 @@ class Api:
 
     def bind(self, name: Name, node: str) -> Json:
         """POST pods/binding: the scheduler's decision."""
-        pods = self._built_in("", "pods")
+        pods = self.kinds.built_in("", "pods")
         old = self._existing(pods, name)
         if old["spec"].get("nodeName"):
             raise status.conflict(
@@ -203,11 +203,6 @@ class Api:
 
     # ---- the steps of those
 
-    def _built_in(self, group: str, plural: str) -> Kind:
-        found = self.kinds.find(group, "v1", plural)
-        assert found is not None
-        return found
-
     def _existing(self, kind: Kind, name: Name) -> Json:
         found = self.store.get(kind.collection, name)
         if found is None:
@@ -215,7 +210,7 @@ class Api:
         return found
 
     def _check_namespace(self, kind: Kind, name: Name) -> None:
-        namespaces = self._built_in("", "namespaces")
+        namespaces = self.kinds.built_in("", "namespaces")
         home = self._existing(namespaces, ("", name[0]))
         if home["metadata"].get("deletionTimestamp"):
             why = f"unable to create new content in namespace {name[0]} because it is being terminated"

@@ -130,5 +130,9 @@ class Kinds:
         """The kind served at that place."""
         return self._kinds.get((group, version, plural))
 
+    def built_in(self, group: str, plural: str) -> Kind:
+        """A kind of the table above."""
+        return self._kinds[group, "v1", plural]
+
     def __iter__(self) -> Iterator[Kind]:
         return iter(self._kinds.values())
