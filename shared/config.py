@@ -9,7 +9,6 @@ Every problem is reported at once, with its path and where it came from; an unkn
 the first error of a value, so values are taken apart here and converted piece by piece.
 """
 
-import os
 import types
 from collections.abc import Callable, Mapping
 from enum import EnumType
@@ -309,8 +308,3 @@ def _json_name(value: object) -> str:
             return "array"
         case _:
             return type(value).__name__
-
-
-def environment() -> Mapping[str, str]:
-    """The process's environment; nothing else in the suite reads it but `shared.crashpoint`."""
-    return os.environ

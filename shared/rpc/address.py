@@ -31,13 +31,16 @@ def listen(path: str | Path, *, backlog: int = 128) -> socket.socket:
     A socket that a dead process left behind is removed. Refused: somebody listens there, or it is no socket.
     """
     text = check_address(path)
-    Path(text).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _remove_stale(text)
     server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
+        Path(text).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _remove_stale(text)
         os.fchmod(server.fileno(), 0o600)  # before bind: the file never exists with a wider mode (Linux)
         server.bind(text)
         server.listen(backlog)
+    except Refused:
+        server.close()
+        raise
     except OSError as error:
         server.close()
         raise Refused(f"cannot listen at {text}: {error.strerror}") from error
