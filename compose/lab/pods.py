@@ -4,8 +4,8 @@ A pod is an object of the Kubernetes API, a sandbox of its node's runtime, and, 
 namespace. `add` makes them in this order and takes back what it made when a later one fails.
 """
 
-from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self
@@ -13,12 +13,11 @@ from typing import Self
 import msgspec
 
 from compose.lab import kube, process, serve
-from compose.lab.containerd.client import Cri
 from compose.lab.layout import Layout, NodeLayout
 from compose.lab.runtime_cni.pods import BarePods
 from compose.lab.sandbox import Executed, PodRuntime, Sandbox
 from compose.lab.serve import Port
-from shared.errors import NotFound, SuiteError
+from shared.errors import Conflict, NotFound, SuiteError
 from shared.model import PodKey
 
 
@@ -36,17 +35,22 @@ class PodInfo(msgspec.Struct, frozen=True):
     sandbox: Sandbox | None = None
 
 
-def runtime_of(node: NodeLayout, kind: str) -> "Cri | BarePods":
+@asynccontextmanager
+async def runtime_of(node: NodeLayout, kind: str) -> AsyncIterator[PodRuntime]:
     """The runtime of a node, `containerd` or `cni`."""
     if kind == "containerd":
-        return Cri(node.containerd / "c.sock", cgroup=node.cgroup)
-    return BarePods(
-        conflist=next(iter(sorted(node.cni_conf.glob("*.conflist")))),
-        bin_dir=node.cni_bin,
-        folder=node.cni_state,
-        node_netns=node.netns,
-        netns_prefix=node.netns_name,
-    )
+        from compose.lab.containerd.client import Cri  # gRPC costs 160 ms, and the other kind does not need it
+
+        async with Cri(node.containerd / "c.sock", cgroup=node.cgroup) as cri:
+            yield cri
+    else:
+        yield BarePods(
+            conflist=next(iter(sorted(node.cni_conf.glob("*.conflist")))),
+            bin_dir=node.cni_bin,
+            folder=node.cni_state,
+            node_netns=node.netns,
+            netns_prefix=node.netns_name,
+        )
 
 
 class Pods:
@@ -110,6 +114,15 @@ class Pods:
                 error.add_note(f"and taking it back failed too, `lab pod del {pod}` tries again: {left}")
             raise
         return await self.get(pod)
+
+    async def ensure_namespace(self, name: str) -> None:
+        """Make the namespace when it does not exist."""
+        try:
+            await self._kube.get(f"/api/v1/namespaces/{name}")
+        except NotFound:
+            body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
+            with suppress(Conflict):  # somebody else's pod was first
+                await self._kube.create("/api/v1/namespaces", body)
 
     async def delete(self, pod: PodKey) -> bool:
         """End the pod and everything of it; False when there was none. Repeating after a failure goes on."""
@@ -177,10 +190,8 @@ class Pods:
         if node not in self._runtimes:
             if node not in self._kinds:
                 raise NotFound(f"no node {node!r}; there are {', '.join(sorted(self._kinds))}")
-            made = runtime_of(self._layout.node(node), self._kinds[node])
-            if isinstance(made, Cri):
-                await self._opened.enter_async_context(made)
-            self._runtimes[node] = made
+            opening = runtime_of(self._layout.node(node), self._kinds[node])
+            self._runtimes[node] = await self._opened.enter_async_context(opening)
         return self._runtimes[node]
 
 

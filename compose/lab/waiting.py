@@ -7,10 +7,13 @@ from collections.abc import Awaitable, Callable
 from shared.errors import DeadlineExceeded
 
 
-async def until(condition: Callable[[], Awaitable[bool]], *, what: str, within_s: float, every_s: float = 0.05) -> None:
-    """Ask again and again until the answer is yes; DeadlineExceeded, naming `what`, after `within_s`."""
+async def until(missing: Callable[[], Awaitable[str]], *, what: str, within_s: float, every_s: float = 0.05) -> None:
+    """Ask what is missing again and again until the answer is empty.
+
+    DeadlineExceeded after `within_s` names `what` and the last answer.
+    """
     limit = time.monotonic() + within_s
-    while not await condition():
+    while last := await missing():
         if time.monotonic() >= limit:
-            raise DeadlineExceeded(f"{what}: not so after {within_s:g} s")
+            raise DeadlineExceeded(f"{what}: not so after {within_s:g} s: {last}")
         await asyncio.sleep(every_s)

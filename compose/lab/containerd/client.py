@@ -50,11 +50,13 @@ class Cri:
     ) -> None:
         await self._channel.close()
 
-    async def network_ready(self) -> str:
-        """Empty when containerd is ready to run pods, else what it says is missing."""
-        answer = await self._call("Status", deadline_s=5)
-        missing = [f"{c.type}: {c.reason}: {c.message}" for c in answer.status.conditions if not c.status]
-        return "; ".join(missing)
+    async def missing(self) -> str:
+        """Empty when containerd is ready to run pods, else what is missing."""
+        try:
+            answer = await self._call("Status", deadline_s=5)
+        except (Unavailable, DeadlineExceeded) as error:
+            return error.message
+        return "; ".join(f"{c.type}: {c.reason}: {c.message}" for c in answer.status.conditions if not c.status)
 
     async def images(self) -> set[str]:
         """The names of the images that containers can be made from."""

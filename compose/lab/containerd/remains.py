@@ -30,8 +30,7 @@ async def clear(daemon: Daemon) -> None:
     for namespace in namespaces:
         unmount_below(namespace)
         namespace.unlink(missing_ok=True)
-    for folder in _cgroup_folders(daemon.cgroup):
-        _remove_cgroup(folder)
+    remove_cgroups(daemon.cgroup)
     for bundle in bundles:
         _remove_results(bundle.name)
     shutil.rmtree(daemon.folder, ignore_errors=True)
@@ -87,7 +86,9 @@ def _remove_results(container_id: str) -> None:
         result.unlink(missing_ok=True)
 
 
-def _remove_cgroup(folder: Path) -> None:
-    for path, _, _ in os.walk(folder, topdown=False):
-        with suppress(OSError):  # busy only while the kernel still ends a process that we killed
-            os.rmdir(path)
+def remove_cgroups(cgroup: str) -> None:
+    """Remove a cgroup and all below it in every hierarchy; what still has processes stays."""
+    for folder in _cgroup_folders(cgroup):
+        for path, _, _ in os.walk(folder, topdown=False):
+            with suppress(OSError):
+                os.rmdir(path)

@@ -60,14 +60,8 @@ class Node:
             private_mounts=self.daemon.netns_in_state_dir,
         )
 
-        async def answers() -> bool:
-            try:
-                async with client.Cri(self.daemon.socket, cgroup=self.daemon.cgroup) as cri:
-                    return not await cri.network_ready()
-            except Unavailable:
-                return False
-
-        await until(answers, what="containerd", within_s=30)
+        async with client.Cri(self.daemon.socket, cgroup=self.daemon.cgroup) as cri:
+            await until(cri.missing, what="containerd", within_s=30)
 
     async def stop(self) -> None:
         running = process.find(self.records, "containerd")
@@ -163,5 +157,6 @@ async def test_remains_of_a_killed_containerd_are_cleared(node: Node) -> None:
 
 async def test_nobody_listening_is_unavailable(tmp_path: Path) -> None:
     async with client.Cri(tmp_path / "none.sock", cgroup="/x") as cri:
+        assert "containerd Status" in await asyncio.wait_for(cri.missing(), 10)
         with pytest.raises(Unavailable):
-            await asyncio.wait_for(cri.network_ready(), 10)
+            await asyncio.wait_for(cri.find(), 10)

@@ -1,0 +1,161 @@
+"""Brings one node of a lab up: configuration, shim, services, container runtime, its object in the Kubernetes API."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from compose.lab import process, services
+from compose.lab.containerd.daemon import Daemon
+from compose.lab.control import NodeFacts
+from compose.lab.kube import Kube
+from compose.lab.layout import NodeLayout
+from compose.lab.record import Options
+from compose.lab.waiting import until
+from services.cni_shim.config import GatewayConfig
+from services.cni_shim.install import install
+from shared.config import load, load_node
+from shared.errors import NotFound
+
+_LOOPBACK = Path("/usr/lib/cni/loopback")
+"""containerd insists on it; Debian's containernetworking-plugins has it."""
+
+_CONFLIST = {
+    # What containerd 1.6 speaks; a runtime that knows more takes the highest (CNI spec section 1).
+    "cniVersion": "1.0.0",
+    "cniVersions": ["0.4.0", "1.0.0", "1.1.0"],
+    "name": "terway",
+    "plugins": [
+        {"type": "terway", "capabilities": {"bandwidth": True, "io.kubernetes.cri.pod-annotations": True}},
+    ],
+}
+
+
+def daemon_of(node: NodeLayout, *, netns_in_state_dir: bool = False) -> Daemon:
+    """The node's containerd."""
+    return Daemon(
+        folder=node.containerd,
+        cni_bin=node.cni_bin,
+        cni_conf=node.cni_conf,
+        cgroup=node.cgroup,
+        netns_in_state_dir=netns_in_state_dir,
+    )
+
+
+def config_of(node: NodeLayout, facts: NodeFacts, options: Options, about: dict[str, Any]) -> dict[str, Any]:
+    """The node's configuration. Credentials are not in it: services take the instance's role from the metadata."""
+    fewest, most = options.pool
+    return {
+        "node": {
+            "node_name": facts.name,
+            "run_dir": str(node.run),
+            "state_dir": str(node.state),
+            "log_level": options.log_level,
+            "kube": {"server": about["kubernetes"]},
+        },
+        "eni_manager": {
+            "metadata_url": about["metadata"],
+            "ecs_endpoint": about["openapi"],
+            "vpc_endpoint": about["openapi"],
+            "scheme": "http",
+            # A machine's own file would not be this node's.
+            "addon_secret_dir": str(node.folder / "no-addon-secret"),
+        },
+        "ipam": {"cooldown_s": options.cooldown_s},
+        "eni_conf": {
+            "version": "1",
+            "min_pool_size": fewest,
+            "max_pool_size": most,
+            "vswitches": {facts.zone: [facts.vswitch]},
+            "security_group": about["security_groups"][0],
+        },
+    }
+
+
+async def start(
+    node: NodeLayout,
+    facts: NodeFacts,
+    options: Options,
+    *,
+    about: dict[str, Any],
+    image: Path,
+    kube: Kube,
+    say: Callable[[str], None],
+) -> None:
+    """Bring the node up; returns when its services are ready and its runtime would run a pod."""
+    services.write_config(node, config_of(node, facts, options, about))
+    await register(kube, facts)
+    services.start_all(node, processes=options.processes)
+    install_cni(node)
+    if options.runtime == "containerd":
+        await start_containerd(node, image, netns_in_state_dir=options.netns_in_state_dir)
+        say(f"{node.name}: containerd answers")
+    await services.wait_ready(node)
+    say(f"{node.name}: services are ready ({facts.primary_ip} in {facts.vswitch}, {facts.instance_type})")
+
+
+def install_cni(node: NodeLayout) -> None:
+    """The shim under the name `terway`, `loopback` beside it, and the list that names them."""
+    deadlines = load(GatewayConfig, section="cni_shim", path=node.config, env={}).deadlines
+    own = load_node(node.config, {})
+    install(node.cni_bin, socket=own.socket("gateway"), spool=own.spool, deadlines=deadlines)
+    if not _LOOPBACK.exists():
+        raise NotFound(f"{_LOOPBACK} is missing: install Debian's containernetworking-plugins")
+    (node.cni_bin / "loopback").unlink(missing_ok=True)
+    (node.cni_bin / "loopback").symlink_to(_LOOPBACK)
+    node.cni_conf.mkdir(parents=True, exist_ok=True)
+    (node.cni_conf / "10-terway.conflist").write_text(json.dumps(_CONFLIST, indent=2))
+
+
+async def start_containerd(node: NodeLayout, image: Path, *, netns_in_state_dir: bool) -> None:
+    """Start the node's containerd and give it the image; returns when it would run a pod."""
+    from compose.lab.containerd import client  # gRPC costs 160 ms, and labs without containerd do not need it
+
+    daemon = daemon_of(node, netns_in_state_dir=netns_in_state_dir)
+    daemon.write_config()
+    process.spawn(
+        "containerd",
+        daemon.argv,
+        netns=node.netns,
+        private_mounts=netns_in_state_dir,
+        log=node.log("containerd"),
+        records=node.processes,
+    )
+    async with client.Cri(daemon.socket, cgroup=daemon.cgroup) as cri:
+        await until(cri.missing, what=f"containerd on {node.name}", within_s=30)
+    await client.import_archive(daemon.socket, image)
+
+
+async def register(kube: Kube, facts: NodeFacts) -> None:
+    """The node's object, as its kubelet and the cloud's controller would write it."""
+    region = facts.zone.rpartition("-")[0]
+    await kube.create(
+        "/api/v1/nodes",
+        {
+            "apiVersion": "v1",
+            "kind": "Node",
+            "metadata": {
+                "name": facts.name,
+                "labels": {
+                    "kubernetes.io/hostname": facts.name,
+                    "kubernetes.io/os": "linux",
+                    "node.kubernetes.io/instance-type": facts.instance_type,
+                    "topology.kubernetes.io/region": region,
+                    "topology.kubernetes.io/zone": facts.zone,
+                },
+            },
+            "spec": {"providerID": f"{region}.{facts.instance_id}"},
+        },
+    )
+    await kube.merge(
+        f"/api/v1/nodes/{facts.name}/status",
+        {
+            "status": {
+                "addresses": [
+                    {"type": "InternalIP", "address": facts.primary_ip},
+                    {"type": "Hostname", "address": facts.name},
+                ],
+                "conditions": [{"type": "Ready", "status": "True", "reason": "Lab", "message": "up"}],
+            }
+        },
+    )

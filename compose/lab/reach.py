@@ -1,0 +1,45 @@
+"""Who asks whom: names of a lab's pods, nodes and outside as namespaces and addresses, and the probe between them."""
+
+from ipaddress import ip_address
+from pathlib import Path
+
+from compose.lab.layout import Layout
+from compose.lab.pods import Pods, parse_pod
+from compose.lab.probe import Answer, ask, parse_target
+from compose.lab.record import Record
+from shared.errors import NotFound
+
+OUTSIDE = "outside"
+
+
+async def reach(
+    layout: Layout, there: Record, pods: Pods, *, source: str, target: str, timeout_s: float = 2.0
+) -> Answer:
+    """Ask from `source` (a pod, a node, `outside`). Errors: Invalid, NotFound, Refused (no such protocol here)."""
+    wanted = parse_target(target)
+    netns = await _namespace(layout, there, pods, source)
+    address = await _address(there, pods, wanted.host)
+    return await ask(netns, address, wanted.port, timeout_s=timeout_s)
+
+
+async def _namespace(layout: Layout, there: Record, pods: Pods, name: str) -> Path:
+    if name == OUTSIDE:
+        return layout.outside_netns
+    if any(facts.name == name for facts in there.nodes):
+        return layout.node(name).netns
+    return (await pods.sandbox(parse_pod(name))).entry
+
+
+async def _address(there: Record, pods: Pods, name: str) -> str:
+    if name == OUTSIDE:
+        return str(there.about["outside_host"])
+    for facts in there.nodes:
+        if facts.name == name:
+            return facts.primary_ip
+    try:
+        return str(ip_address(name))
+    except ValueError:
+        info = await pods.get(parse_pod(name))
+    if not info.addresses:
+        raise NotFound(f"pod {name} has no address")
+    return info.addresses[0]
