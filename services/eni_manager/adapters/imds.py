@@ -56,7 +56,7 @@ class Metadata:
         self._token_lock = asyncio.Lock()
 
     async def text(self, path: str) -> str:
-        """The text under `latest/meta-data/<path>`. NotFound: 404. Unavailable: no proper answer, however often asked."""
+        """The text under `latest/meta-data/<path>`. NotFound: 404. Unavailable: no proper answer in several tries."""
         failure: Unavailable | None = None
         for pause in self._backoff.attempts(random.random):
             await asyncio.sleep(pause)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from services.eni_manager.core.machine import Event, State
-from services.eni_manager.core.model import Eni, Fact, Slot, SlotsAdded, SlotsMarked, SlotState
+from services.eni_manager.core.model import LIVE, Eni, Fact, Slot, SlotsAdded, SlotsMarked, SlotState
 from shared.model import EniId, Ip, Mac
 
 CREATOR = {"creator": "terway"}
@@ -59,6 +59,11 @@ class Owner(msgspec.Struct, frozen=True):
     """What ours are given: CREATOR, the configured ones, and NODE_TAG."""
     tag_filter: dict[str, str] = {}
     blocked: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def marks(self) -> dict[str, str]:
+        """The tags by which ENIs made for this node are found."""
+        return {**CREATOR, NODE_TAG: self.instance}
 
     def owns(self, eni: CloudEni) -> bool:
         """Is it ours to use, and to delete?"""
@@ -122,12 +127,16 @@ def foreign_attached(beliefs: Mapping[str, Eni], listing: Iterable[CloudEni], ow
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """What a listing says of one ENI at rest. `doubts` are carried to the next listing."""
+    """What a listing says of one ENI at rest. `doubts` are carried to the next listing.
+
+    `taken`: pool items that the cloud has taken away for certain. What no attachment uses of them may be forgotten.
+    """
 
     event: Event | None = None
     facts: tuple[Fact, ...] = ()
     doubts: frozenset[str] = frozenset()
     notices: tuple[str, ...] = ()
+    taken: tuple[Ip, ...] = ()
 
 
 ABSENT = "the ENI itself"
@@ -138,7 +147,13 @@ def judge(eni: Eni, seen: CloudEni | None, *, instance: str, doubts: frozenset[s
     """Compare an ENI that is READY or DRAINING with how the cloud lists it; None: it does not."""
     here = seen is not None and seen.status == "InUse" and seen.instance in ("", instance)
     if eni.state is State.DRAINING:
-        return Verdict(event=Event.FOUND, notices=("is in use here again",)) if here else Verdict()
+        if here:
+            return Verdict(event=Event.FOUND, notices=("is in use here again",))
+        return (
+            Verdict(taken=tuple(eni.slots), doubts=frozenset({ABSENT}))
+            if ABSENT in doubts
+            else Verdict(doubts=frozenset({ABSENT}))
+        )
     if eni.state is not State.READY:
         return Verdict()
     if seen is None or not here:
@@ -156,15 +171,16 @@ def _addresses(eni: Eni, seen: CloudEni, doubts: frozenset[str]) -> Verdict:
     if new := tuple(slot for item, slot in listed.items() if item not in eni.slots):
         facts.append(SlotsAdded(eni.name, new))
         notices.append(f"has addresses that we did not ask for, adopted: {_names(slot.item for slot in new)}")
-    absent = {slot.item for slot in eni.in_state(SlotState.VALID) if slot.item not in listed}
+    absent = {slot.item for slot in eni.slots.values() if slot.state in LIVE and slot.item not in listed}
     if gone := tuple(sorted(item for item in absent if item in doubts)):
-        facts.append(SlotsMarked(eni.name, gone, to=SlotState.MISSING, frm=(SlotState.VALID,)))
+        facts.append(SlotsMarked(eni.name, gone, to=SlotState.MISSING, frm=tuple(LIVE)))
         notices.append(f"has lost addresses in the cloud: {_names(gone)}")
+    taken = tuple(slot.item for slot in eni.in_state(SlotState.MISSING) if slot.item not in listed)
     back = tuple(slot.item for slot in eni.in_state(SlotState.MISSING) if slot.item in listed)
     if back:
         facts.append(SlotsMarked(eni.name, back, to=SlotState.PENDING, frm=(SlotState.MISSING,)))
         notices.append(f"has its lost addresses again: {_names(back)}")
-    return Verdict(facts=tuple(facts), doubts=frozenset(absent) - set(gone), notices=tuple(notices))
+    return Verdict(facts=tuple(facts), doubts=frozenset(absent) - set(gone), notices=tuple(notices), taken=taken)
 
 
 def _names(items: Iterable[Ip]) -> str:

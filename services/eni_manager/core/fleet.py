@@ -24,6 +24,7 @@ class Fleet:
         self.in_flight: dict[str, int] = {}
         self.blocks = Blocks()
         self.plan = Plan()
+        self.troubles: dict[str, str] = {}
 
     def apply(self, facts: Iterable[Fact]) -> None:
         """Take over facts that the journal has written."""
@@ -54,6 +55,29 @@ class Fleet:
         if (before.blocked, before.retry_at) != (plan.blocked, plan.retry_at):
             self.changed()
 
+    @property
+    def short_of_demand(self) -> bool:
+        """Is more asked for than there is and will be?"""
+        return self.total > sum(eni.expected + self.in_flight.get(name, 0) for name, eni in self.enis.items())
+
+    def set_trouble(self, subject: str, why: str) -> None:
+        """A call about `subject` (an ENI's name, or the node) fails in a way that passes; empty: it has worked."""
+        if self.troubles.get(subject, "") == why:
+            return
+        if why:
+            self.troubles[subject] = why
+        else:
+            del self.troubles[subject]
+        self.changed()
+
+    @property
+    def blocked(self) -> str:
+        """Why demand cannot be met now; empty while nothing is in the way."""
+        if self.plan.blocked:
+            return self.plan.blocked
+        held = sum(eni.count((SlotState.VALID,)) for eni in self.enis.values() if eni.state is State.READY)
+        return "; ".join(sorted(set(self.troubles.values()))) if held < self.total else ""
+
     def by_mac(self, mac: Mac) -> Eni | None:
         """The ENI with this MAC."""
         return next((eni for eni in self.enis.values() if eni.mac == mac), None)
@@ -76,7 +100,7 @@ class Fleet:
             mode=self.mode,
             capacity=self.limits.capacity,
             enis=[_view(eni) for _, eni in sorted(self.enis.items()) if eni.id is not None and eni.slots],
-            blocked=self.plan.blocked,
+            blocked=self.blocked,
             blocked_retry_after=None if retry_at is None else max(0.0, retry_at - now),
         )
 

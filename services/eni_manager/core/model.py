@@ -7,7 +7,6 @@ move it, so that two facts that cross each other end the same in either order.
 
 from collections.abc import Iterable
 from enum import StrEnum
-from math import floor
 
 import msgspec
 
@@ -222,9 +221,6 @@ class Limits(msgspec.Struct, frozen=True):
         return self.enis * self.per_eni
 
 
-def limits(kind: InstanceType, *, max_eni: int = 0, ratio: float = 1.0, shift: int = 0, foreign: int = 0) -> Limits:
-    """Ours are the adapters without the primary one and `foreign` ones, scaled and capped as configured."""
-    most = min(floor(kind.enis * ratio) + shift, kind.enis) - 1
-    if max_eni > 0:
-        most = min(most, max_eni)
+def limits(kind: InstanceType, *, most: int, foreign: int = 0) -> Limits:
+    """`most` is what the configuration makes of the type; ENIs of others take places of the type's own number."""
     return Limits(enis=max(0, min(most, kind.enis - 1 - foreign)), per_eni=kind.ipv4_per_eni)

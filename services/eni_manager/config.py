@@ -1,0 +1,104 @@
+"""Section `eni_manager` of the node's configuration, and with it Terway's `eni_conf`."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from services.eni_manager.adapters.imds import BASE_URL
+from shared.config import ConfigError, load
+from shared.eni_conf import EniConf, load_eni_conf
+from shared.model import Mode
+
+
+class EniManagerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What eni_conf does not say. An empty endpoint means the one that the cloud's SDK derives from the region."""
+
+    mode: Mode = Mode.SHARED_VETH
+    """How pods get their address."""
+    mtu: int = 1500
+    """Of pods' and ENIs' interfaces, where the CNI configuration states no other."""
+    http_host: str = "127.0.0.1"
+    http_port: int = 9096
+    """/healthz, /readyz, /state, /metrics. 0: any free one."""
+    metadata_url: str = BASE_URL
+    """Scheme and host of the instance metadata service."""
+    ecs_endpoint: str = ""
+    """Host, host:port or URL of the ECS API. The environment's ECS_ENDPOINT, where set, wins, as with Terway."""
+    vpc_endpoint: str = ""
+    """The same of the VPC API; VPC_ENDPOINT."""
+    scheme: str = ""
+    """http or https; ALICLOUD_CLIENT_SCHEME, else https."""
+    endpoint_type: str = ""
+    """public, or vpc for endpoints inside the VPC; ALICLOUD_ENDPOINT_TYPE, else vpc."""
+    addon_secret_dir: Path = Path("/var/alibaba-addon-secret")
+    """Where a managed cluster puts a key pair (terway.md §2.5)."""
+    call_timeout_s: float = 20.0
+    """One attempt of an OpenAPI call."""
+    gather_s: float = 0.3
+    """Demands that come within this time are met by one decision (terway.md §6.3)."""
+    device_wait_s: float = 10.0
+    """How long to wait for an attached ENI to appear in the kernel, each time (terway.md §13 R7)."""
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.mode is not Mode.SHARED_VETH:
+            problems.append(
+                f"mode: {self.mode} is not available in this version; set it to {Mode.SHARED_VETH} or leave it out"
+            )
+        if not 0 <= self.http_port <= 65535:
+            problems.append(f"http_port: expected 0 to 65535, got {self.http_port}")
+        if not 576 <= self.mtu <= 9000:
+            problems.append(f"mtu: expected 576 to 9000, got {self.mtu}")
+        if self.scheme.lower() not in ("", "http", "https"):
+            problems.append(f"scheme: expected http or https, got {self.scheme!r}")
+        if self.endpoint_type not in ("", "vpc", "public"):
+            problems.append(f"endpoint_type: expected vpc or public, got {self.endpoint_type!r}")
+        if not self.metadata_url.startswith(("http://", "https://")):
+            problems.append(f"metadata_url: expected http://… or https://…, got {self.metadata_url!r}")
+        problems += [
+            f"{name}: expected more than 0, got {getattr(self, name):g}"
+            for name in ("call_timeout_s", "device_wait_s")
+            if getattr(self, name) <= 0
+        ]
+        if self.gather_s < 0:
+            problems.append(f"gather_s: expected 0 or more, got {self.gather_s:g}")
+        if problems:
+            raise ValueError("\n".join(problems))
+
+
+class Settings(NamedTuple):
+    """Everything that this service is configured by."""
+
+    own: EniManagerConfig
+    eni: EniConf
+
+
+_ALIASES = {
+    "ecs_endpoint": "ECS_ENDPOINT",
+    "vpc_endpoint": "VPC_ENDPOINT",
+    "scheme": "ALICLOUD_CLIENT_SCHEME",
+    "endpoint_type": "ALICLOUD_ENDPOINT_TYPE",
+}
+"""Terway's variables (terway.md §2.5) are second names of ours."""
+
+
+def read(path: Path | None, env: Mapping[str, str]) -> Settings:
+    """Both sections; ConfigError has the problems of both."""
+    problems: list[str] = []
+    own, eni = EniManagerConfig(), EniConf()
+    aliases = {f"TERWAY_ENI_MANAGER_{field.upper()}": env[name] for field, name in _ALIASES.items() if name in env}
+    try:
+        own = load(EniManagerConfig, section="eni_manager", path=path, env={**aliases, **env})
+    except ConfigError as error:
+        problems += error.problems
+    try:
+        eni = load_eni_conf(path, env)
+    except ConfigError as error:
+        problems += error.problems
+    if eni.ip_stack != "ipv4":
+        problems.append("eni_conf.ip_stack: dual is not available in this version; set it to ipv4")
+    if problems:
+        raise ConfigError(list(dict.fromkeys(problems)))
+    return Settings(own, eni)

@@ -1,0 +1,256 @@
+"""Builds eni_manager's adapters, wires the flow, starts the tasks.
+
+The RPC face is up at once: pods can be wired while the cloud is out of reach. What needs the cloud starts when the
+node's facts are known, and says in /readyz what it waits for.
+"""
+
+import asyncio
+import time
+import uuid
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from typing import Any, Protocol
+
+import aiohttp
+
+from services.eni_manager.adapters import credentials, host
+from services.eni_manager.adapters.ecs import Ecs
+from services.eni_manager.adapters.imds import Metadata
+from services.eni_manager.adapters.journal import Journal
+from services.eni_manager.adapters.openapi import Endpoints, OpenApi
+from services.eni_manager.adapters.pacing import Buckets
+from services.eni_manager.config import Settings
+from services.eni_manager.core.fleet import Fleet
+from services.eni_manager.core.model import limits
+from services.eni_manager.core.wiring.values import Node as Host
+from services.eni_manager.dataplane import Dataplane
+from services.eni_manager.handlers import InventoryHandlers, News
+from services.eni_manager.loops import Loops, backoffs, learn_node, learn_pauses
+from services.eni_manager.observed import Metrics
+from services.eni_manager.world import Wires, World
+from shared import log as logs
+from shared import metrics
+from shared.backoff import TABLE
+from shared.config import NodeConfig
+from shared.contracts import eni as contract
+from shared.contracts.eni import Attachments, Check, Checked, ListAttachments, Plug, Plugged, Unplug, Unplugged
+from shared.errors import SuiteError, Unavailable
+from shared.health import Health
+from shared.http import HttpFace
+from shared.lifecycle import InstanceLock
+from shared.model import Ip
+from shared.reconcile import ReconcileLoop
+from shared.rpc.server import Server
+
+DECIDE_EVERY_S = 15.0
+
+log = logs.get(__name__)
+
+
+class Wiring(Wires, Protocol):
+    """What plugs pods and ENIs: dataplane.Dataplane, or a stand-in for tests of the cloud half."""
+
+    async def __aenter__(self) -> object: ...
+
+    async def __aexit__(self, *exc: Any) -> None: ...
+
+    async def run(self) -> None: ...
+
+    async def plug(self, request: Plug) -> Plugged: ...
+
+    async def unplug(self, request: Unplug) -> Unplugged: ...
+
+    async def check(self, request: Check) -> Checked: ...
+
+    async def attachments(self) -> Attachments: ...
+
+
+async def serve(node: NodeConfig, settings: Settings, stop: asyncio.Event, *, wiring: Wiring | None = None) -> None:
+    """Serve until `stop` is set. Refused: another instance runs, or the port is taken."""
+    async with AsyncExitStack() as opened:
+        opened.enter_context(InstanceLock(node.lock("eni_manager")))
+        journal = await opened.enter_async_context(await Journal.open(node.database("eni_manager")))
+        health = Health()
+        if wiring is None:
+            reporter = health.reporter("wiring-repair", deadline_s=1200.0)
+            wiring = Dataplane(Host(ipv4=_own_address(), mtu=settings.own.mtu), journal, reporter=reporter)
+        await opened.enter_async_context(wiring)
+        await _Service(node, settings, journal, wiring, health).run(stop)
+
+
+def _own_address() -> Ip:
+    address = host.default_source()
+    if address is None:
+        raise Unavailable("the node has no IPv4 default route, so pods would have no address to reach it by")
+    return address
+
+
+class _Service:
+    """One run of the service, in the order of its methods."""
+
+    def __init__(self, node: NodeConfig, settings: Settings, journal: Journal, wiring: Wiring, health: Health) -> None:
+        self._node, self._settings, self._journal, self._wiring, self._health = node, settings, journal, wiring, health
+        self._news = News()
+        self._fleet = Fleet(epoch=uuid.uuid4().hex, mode=settings.own.mode, on_change=self._news.publish)
+        self._registry = metrics.registry("eni_manager")
+        self._metrics = Metrics(self._registry, self._fleet)
+        self._in_sync = health.condition("cloud")
+        self._in_sync.missing("the node's facts are not known yet")
+        self._world: World | None = None
+        self._loops: Loops | None = None
+        self._decide: ReconcileLoop | None = None
+        self._source = ""
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve until `stop` is set."""
+        self._fleet.enis = await self._journal.load()
+        self._fleet.changed()
+        async with AsyncExitStack() as opened:
+            await opened.enter_async_context(self._face())
+            await opened.enter_async_context(self._rpc())
+            async with asyncio.TaskGroup() as tasks:
+                running = [
+                    tasks.create_task(self._wiring.run(), name="dataplane"),
+                    tasks.create_task(self._cloud_side(), name="cloud-side"),
+                ]
+                await stop.wait()
+                for task in reversed(running):
+                    task.cancel()
+
+    # ---- faces
+
+    def _face(self) -> HttpFace:
+        own = self._settings.own
+        return HttpFace(
+            name="eni_manager",
+            host=own.http_host,
+            port=own.http_port,
+            health=self._health,
+            state=self._state,
+            registry=self._registry,
+        )
+
+    def _rpc(self) -> Server:
+        rpc = Server(self._node.socket("eni_manager"), name="eni_manager", observe=metrics.rpc_observer(self._registry))
+        inventory = InventoryHandlers(
+            self._fleet, self._news, decide=self._poke_decide, take_back=self._take_back, tidy=self._tidy
+        )
+        rpc.register(contract.WATCH, inventory.watch, long_poll=True)
+        rpc.register(contract.DEMAND, inventory.demand)
+        rpc.register(contract.GIVE_BACK, inventory.give_back)
+        rpc.register(contract.PLUG, self._wiring.plug)
+        rpc.register(contract.UNPLUG, self._wiring.unplug)
+        rpc.register(contract.CHECK, self._wiring.check)
+        rpc.register(contract.ATTACHMENTS, self._attachments)
+        return rpc
+
+    async def _attachments(self, request: ListAttachments) -> Attachments:
+        return await self._wiring.attachments()
+
+    async def _take_back(self, items: Sequence[Ip]) -> tuple[list[Ip], dict[Ip, str]]:
+        if self._world is None:
+            raise Unavailable("eni_manager does not know its node's place in the cloud yet")
+        return await self._world.give_back(items)
+
+    def _poke_decide(self) -> None:
+        if self._decide is not None:
+            self._decide.poke()
+
+    def _tidy(self) -> None:
+        if self._loops is not None:
+            self._loops.poke()
+
+    def _state(self) -> dict[str, object]:
+        fleet, world, now = self._fleet, self._world, time.time()
+        return {
+            "mode": fleet.mode,
+            "node": None if world is None else world.node,
+            "credentials": self._source,
+            "synced": fleet.synced,
+            "epoch": fleet.epoch,
+            "generation": fleet.generation,
+            "demand": {"total": fleet.total, "waiting": fleet.waiting},
+            "limits": {"enis": fleet.limits.enis, "per_eni": fleet.limits.per_eni, "capacity": fleet.limits.capacity},
+            "blocked": fleet.blocked,
+            "blocks": fleet.blocks.standing(now),
+            "troubles": fleet.troubles,
+            "plan": fleet.plan,
+            "enis": [eni for _, eni in sorted(fleet.enis.items())],
+            "notices": [] if world is None else list(world.notices),
+        }
+
+    # ---- the cloud's side
+
+    async def _cloud_side(self) -> None:
+        own, conf = self._settings.own, self._settings.eni
+        async with aiohttp.ClientSession(trust_env=False) as session:
+            metadata = Metadata(session, base_url=own.metadata_url, observe=self._metrics.metadata)
+            world = self._world = await self._learn(session, metadata)
+            async with asyncio.TaskGroup() as tasks:
+                loops = self._loops = Loops(world, tasks, in_sync=self._in_sync)
+                loops.resume()
+                self._decide = ReconcileLoop(
+                    "placement",
+                    loops.decide,
+                    settle_s=own.gather_s,
+                    resync_s=DECIDE_EVERY_S,
+                    reporter=self._health.reporter("placement", deadline_s=120.0),
+                )
+                compare = ReconcileLoop(
+                    "comparison",
+                    loops.compare,
+                    resync_s=float(conf.ip_pool_sync_period),
+                    reporter=self._health.reporter("comparison", deadline_s=4 * float(conf.ip_pool_sync_period) + 300),
+                )
+                tasks.create_task(self._decide.run(), name="placement")
+                tasks.create_task(compare.run(), name="comparison")
+
+    async def _learn(self, session: aiohttp.ClientSession, metadata: Metadata) -> World:
+        """Everything that needs the node's facts, as soon as they can be had."""
+        own, conf = self._settings.own, self._settings.eni
+        table = backoffs(conf, TABLE)
+        keys = await asyncio.to_thread(credentials.choose, conf, metadata, directory=own.addon_secret_dir)
+        self._source = keys.source
+        pauses = learn_pauses()
+        while True:
+            try:
+                region = conf.region_id or await metadata.region()
+                endpoints = Endpoints(
+                    region,
+                    overrides={"Ecs": own.ecs_endpoint, "Vpc": own.vpc_endpoint},
+                    scheme=own.scheme or "https",
+                    network="public" if own.endpoint_type == "public" else "vpc",
+                )
+                api = OpenApi(
+                    session,
+                    keys,
+                    region=region,
+                    endpoints=endpoints,
+                    buckets=Buckets(conf.rate_limit),
+                    observe=self._metrics.openapi,
+                    attempt_timeout_s=own.call_timeout_s,
+                )
+                cloud = Ecs(api, backoffs=table)
+                place = await learn_node(cloud, metadata, self._journal, conf, region)
+                break
+            except SuiteError as error:
+                self._in_sync.missing(error.message)
+                pause = next(pauses)
+                log.warning("node_not_known", because=error.message, again_in_s=round(pause, 1))
+                await asyncio.sleep(pause)
+        self._in_sync.missing("not yet compared with the cloud")
+        self._fleet.set_limits(limits(place.kind, most=conf.max_enis(place.kind.enis)))
+        log.info("node_known", instance=place.instance, type=place.kind.name, zone=place.zone)
+        return World(
+            cloud=cloud,
+            metadata=metadata,
+            wires=self._wiring,
+            journal=self._journal,
+            fleet=self._fleet,
+            node=place,
+            conf=conf,
+            backoffs=table,
+            decide=self._poke_decide,
+            allocated=self._metrics.allocated,
+            device_wait_s=own.device_wait_s,
+        )
