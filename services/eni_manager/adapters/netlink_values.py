@@ -26,6 +26,7 @@ from services.eni_manager.adapters.netlink_wire import (
 from services.eni_manager.core.wiring.marks import PROTOCOL
 from services.eni_manager.core.wiring.shaping import TICKS_PER_SECOND
 from services.eni_manager.core.wiring.values import (
+    GATEWAY6,
     Address,
     Item,
     Link,
@@ -75,10 +76,12 @@ def _address(address: Address, index: int) -> bytes:
 
 def _seen_address(frame: Frame, names: Mapping[int, str]) -> Address | None:
     _, prefix, _, scope, index = _ADDRESS.unpack_from(frame.body)
-    if scope or index not in names:
+    if index not in names:
         return None
     found = attributes(frame.body, _ADDRESS.size)
-    return Address(names[index], _ip(found.get(_IFA_LOCAL, found.get(_IFA_ADDRESS, b""))), prefix)
+    ip = _ip(found[_IFA_LOCAL if _IFA_LOCAL in found else _IFA_ADDRESS])
+    # Other link-local addresses are the kernel's own affair (terway.md §5.1.3).
+    return Address(names[index], ip, prefix) if not scope or ip == GATEWAY6 else None
 
 
 # ---- routes

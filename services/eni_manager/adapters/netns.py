@@ -35,7 +35,7 @@ def own_netns() -> int:
 def inside(netns_fd: int, home_fd: int) -> Iterator[None]:
     """Run the body with this thread in `netns_fd`, then return to `home_fd`. Raises Invalid: it is no namespace."""
     try:
-        _setns(netns_fd)
+        enter(netns_fd)
     except OSError as refused:
         if refused.errno == errno.EINVAL:
             raise Invalid("the path given as network namespace is not one") from refused
@@ -43,10 +43,11 @@ def inside(netns_fd: int, home_fd: int) -> Iterator[None]:
     try:
         yield
     finally:
-        _setns(home_fd)
+        enter(home_fd)
 
 
-def _setns(fd: int) -> None:
+def enter(fd: int) -> None:
+    """Move the calling thread into a namespace; `inside` also brings it back."""
     # Python has os.setns from 3.12 on only.
     if _libc.setns(fd, _CLONE_NEWNET):
         code = ctypes.get_errno()

@@ -17,6 +17,11 @@ ENI_TABLE_BASE = 1000
 """The routing table of an ENI is this plus its ifindex (terway.md §5.1.2)."""
 
 
+GATEWAY4 = Ip("169.254.1.1")
+GATEWAY6 = Ip("fe80::1")
+"""What every pod routes to; the host end of its link answers to it (terway.md §5.1.2)."""
+
+
 class Priority(IntEnum):
     """The two rule priorities that are ours (terway.md §5.1.2)."""
 
@@ -36,7 +41,7 @@ class Link(msgspec.Struct, frozen=True):
 
 
 class Address(msgspec.Struct, frozen=True):
-    """A global address on a link."""
+    """A global address on a link; the one link-local address that counts is GATEWAY6."""
 
     link: str
     ip: Ip

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from services.eni_manager.core.wiring.marks import alias_of, mac_of
 from services.eni_manager.core.wiring.shaping import shaper
 from services.eni_manager.core.wiring.values import (
+    GATEWAY4,
+    GATEWAY6,
     MAIN_TABLE,
     Address,
     EniLink,
@@ -29,8 +31,6 @@ from services.eni_manager.core.wiring.values import (
 from shared.contracts.ipam import Lease
 from shared.model import Cidr, Ip, Subnet
 
-GATEWAY4 = Ip("169.254.1.1")
-GATEWAY6 = Ip("fe80::1")
 DEFAULT4 = Cidr("0.0.0.0/0")
 DEFAULT6 = Cidr("::/0")
 
@@ -98,6 +98,9 @@ def _host_side(lease: Lease, pair: Veth, eni: EniLink) -> Side:
     return Side(
         sysctls=(*forwarding(pair.host, v6=lease.ipv6 is not None),),
         links=(Link(pair.host, pair.mtu),),
+        # Until the link's own link-local address is through duplicate detection, the node could not ask for the
+        # pod's MAC, and what it forwards to a new pod would wait for more than a second.
+        addresses=(Address(pair.host, GATEWAY6, 128),) if lease.ipv6 is not None else (),
         routes=tuple(Route(pair.host, to) for to in own),
         rules=(
             *(Rule(Priority.TO_POD, MAIN_TABLE, to=to) for to in own),
