@@ -23,6 +23,7 @@ from services.cni_shim.config import Deadlines
 from services.cni_shim.install import install
 from shared.contracts import eni, ipam, policy
 from shared.errors import Conflict, Exhausted, Internal, Invalid, NotFound
+from shared.log import request_id
 from shared.model import AttachmentKey, Cidr, EniId, Ip, Mac, Mode, Subnet, host_link_name
 from shared.rpc.server import Server
 from tests.cni.site import Json, Outcome, Plugin, Sandbox, config, namespace
@@ -50,6 +51,7 @@ class Neighbours:
         self.wired: dict[AttachmentKey, tuple[int, str]] = {}
         self.attached: set[AttachmentKey] = set()
         self.calls: list[str] = []
+        self.request_ids: list[str] = []
         self.acquired: list[ipam.Acquire] = []
         self.plugs: list[eni.Plug] = []
         self.problems: list[str] = []
@@ -122,6 +124,7 @@ class Neighbours:
     def _wrapped(self, name: str, handler: Callable[[Any], Any]) -> Callable[[Any], Coroutine[Any, Any, Any]]:
         async def handle(params: Any) -> Any:
             self.calls.append(name)
+            self.request_ids.append(request_id.get())
             if (event := self.held_up.get(name)) is not None:
                 await event.wait()
             if (fault := self.faults.get(name)) is not None:

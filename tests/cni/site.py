@@ -82,7 +82,7 @@ class Plugin:
     prefix: Sequence[str] = ()
     """Put before the program: an interpreter, or a way into a node."""
 
-    def start(self, command: str | None, env: Mapping[str, str | None] = {}) -> "subprocess.Popen[bytes]":
+    def start(self, command: str | None, env: Mapping[str, str | None] = {}) -> subprocess.Popen[bytes]:
         """Exec it. A variable that is None is left out."""
         variables = {"CNI_COMMAND": command, "CNI_PATH": str(self.file.parent), "PATH": os.environ["PATH"], **env}
         return subprocess.Popen(
