@@ -9,6 +9,7 @@ import functools
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -21,7 +22,7 @@ from compose.lab.layout import Layout
 from compose.lab.pods import PodInfo, Pods, parse_pod
 from compose.lab.record import Options, Record
 from compose.lab.serve import parse_ports
-from shared.errors import SuiteError
+from shared.errors import DeadlineExceeded, SuiteError
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -195,13 +196,17 @@ def _of_service(path: Path, service: str | None, lines: int) -> list[str]:
 
 
 @lab.command()
+@click.option("--within", "within_s", type=float, help="Wait so many seconds for what is still under way.")
 @command
-async def audit(context: Context) -> int:
-    """Compare leases, ENIs, kernel and cloud; lists leaks and doubles. Exit 0: clean."""
-    from compose.lab.audit import audit as look
+async def audit(context: Context, within_s: float | None) -> int:
+    """Compare sandboxes, leases, ENIs, kernel and cloud; lists leaks and doubles. Exit 0: clean."""
+    from compose.lab import audit as audits
 
     there = record.read(context.layout)
-    found = await look(context.layout, there)
+    if within_s is not None:
+        with suppress(DeadlineExceeded):
+            await audits.until_clean(context.layout, there, within_s=within_s)
+    found = await audits.audit(context.layout, there)
     context.answer(found, "\n".join(found.problems) or "clean")
     return 1 if found.problems else 0
 

@@ -20,6 +20,10 @@ from shared.errors import NotFound
 _LOOPBACK = Path("/usr/lib/cni/loopback")
 """containerd insists on it; Debian's containernetworking-plugins has it."""
 
+_POLLS = ("wait_eni_status", "meta_assign_private_ip", "wait_eni_ip_removed", "eni_delete_confirm")
+_IMPATIENT = {"Duration": "50ms", "Factor": 1.5, "Jitter": 0.2, "Steps": 30, "Cap": "1s"}
+"""terway.md §6.8: how often to ask whether the cloud has done what it promised."""
+
 _CONFLIST = {
     # What containerd 1.6 speaks; a runtime that knows more takes the highest (CNI spec section 1).
     "cniVersion": "1.0.0",
@@ -68,6 +72,8 @@ def config_of(node: NodeLayout, facts: NodeFacts, options: Options, about: dict[
             "max_pool_size": most,
             "vswitches": {facts.zone: [facts.vswitch]},
             "security_group": about["security_groups"][0],
+            # The real cloud's patience would only make a quick cloud slow.
+            "backoff_override": {} if options.delays == "real" else dict.fromkeys(_POLLS, _IMPATIENT),
         },
     }
 

@@ -41,8 +41,8 @@ class PodRuntime(Protocol):
     async def run(self, pod: PodKey, *, uid: str, labels: Mapping[str, str], annotations: Mapping[str, str]) -> Sandbox:
         """Make a sandbox with its network, and what runs in it. After a failure the caller removes what there is."""
 
-    async def find(self, pod: PodKey) -> list[str]:
-        """The ids of the pod's sandboxes, newest first, whatever state they are in."""
+    async def find(self, pod: PodKey | None = None) -> list[str]:
+        """The ids of a pod's sandboxes, or of all there are, newest first, whatever state they are in."""
 
     async def inspect(self, sandbox_id: str) -> Sandbox:
         """A sandbox in full; NotFound."""

@@ -1,0 +1,166 @@
+"""Everything that knows of a pod's address, compared: runtime, leases, wiring, kernel, cloud.
+
+    sandbox of the runtime ── lease of ipam ── attachment of eni_manager ── link, rules, route of the kernel
+                                   │
+                          address of an ENI: ipam's pool ── eni_manager ── the cloud's account ── the fabric
+
+A difference is a leak, a double, or something that is still under way: `until_clean` waits for the last kind. What
+lies in ipam's pool between pods (idle, cooling) is no leak; an ENI's addresses are compared as a whole.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from compose.lab import control, kernel, services
+from compose.lab.kernel import Kernel
+from compose.lab.layout import NETNS, Layout, NodeLayout
+from compose.lab.pods import runtime_of
+from compose.lab.record import Record
+from compose.lab.waiting import until
+from shared.contracts import eni as eni_contract
+from shared.contracts import ipam as ipam_contract
+from shared.contracts.ipam import Lease
+from shared.errors import SuiteError
+from shared.rpc.client import Client
+
+TO_POD, FROM_POD = 512, 2048
+"""Priorities of a pod's two rules (terway.md §5.1.3)."""
+
+
+class NodeAudit(msgspec.Struct, frozen=True):
+    """What each side knows on one node. Sandboxes are container ids, attachments container id -> host link."""
+
+    sandboxes: list[str]
+    leases: list[Lease]
+    attachments: dict[str, str]
+    kernel: Kernel
+    pool: list[str]
+    """addresses in ipam's pool, in whatever state"""
+    enis: dict[str, list[str]]
+    """ENI -> addresses, as eni_manager has them"""
+    cloud: dict[str, list[str]]
+    """the same, as the cloud has them"""
+    deferred: int
+    """DELs that wait in the spool"""
+
+
+class Audit(msgspec.Struct, frozen=True):
+    """`problems`: one sentence per difference; empty when the lab is clean."""
+
+    problems: list[str]
+    nodes: dict[str, NodeAudit]
+
+
+async def until_clean(layout: Layout, there: Record, *, within_s: float = 30.0) -> Audit:
+    """Wait until nothing differs; DeadlineExceeded names what still does."""
+    last: list[Audit] = []
+
+    async def missing() -> str:
+        last[:] = [await audit(layout, there)]
+        return "; ".join(last[0].problems)
+
+    await until(missing, what=f"lab {layout.lab} clean", within_s=within_s, every_s=0.25)
+    return last[0]
+
+
+async def audit(layout: Layout, there: Record) -> Audit:
+    """Look at everything once. A service that does not answer is a problem, not an error."""
+    problems: list[str] = []
+    nodes = {}
+    async with control.connect(layout.cloud_socket) as cloud:
+        accounts = await cloud.audit()
+    problems += accounts["problems"]
+    for facts in there.nodes:
+        corner = layout.node(facts.name)
+        mine = [eni for eni in accounts["enis"] if eni["instance"] == facts.instance_id and eni["type"] != "Primary"]
+        try:
+            nodes[facts.name] = found = await _look(corner, there, mine)
+        except SuiteError as error:
+            problems.append(f"{facts.name}: {error.message}")
+            continue
+        namespaces = [path.name for path in NETNS.glob(f"{corner.netns_name}-*")]
+        problems += [f"{facts.name}: {problem}" for problem in compare(found, namespaces)]
+    problems += [f"{eni['id']} is attached to nothing" for eni in accounts["enis"] if eni["instance"] is None]
+    given = Counter(address for node in nodes.values() for lease in node.leases for address in lease.addresses)
+    problems += [f"{address} is leased {times} times" for address, times in given.items() if times > 1]
+    return Audit(problems, nodes)
+
+
+def compare(found: NodeAudit, namespaces: Iterable[str] = ()) -> Iterator[str]:
+    """Every difference on one node, as a sentence. Pure. `namespaces`: names of those of pods without containers."""
+    leases = {lease.key.container_id: lease for lease in found.leases}
+    links = {lease.host_link: lease for lease in found.leases}
+    addresses = {address for lease in found.leases for address in lease.addresses}
+
+    yield from _doubles("lease", (str(lease.key) for lease in found.leases))
+    yield from _doubles("host link in leases", (lease.host_link for lease in found.leases))
+    yield from _sides("sandbox", found.sandboxes, "lease", leases)
+    yield from _sides("attachment", found.attachments, "lease", leases)
+    yield from _sides("host link", found.kernel.links, "lease", links)
+    yield from _sides("route", found.kernel.routes, "lease", addresses)
+
+    for address, devices in found.kernel.routes.items():
+        if len(devices) > 1:
+            yield f"route of {address} leads to {', '.join(devices)}"
+    wanted = {(priority, address) for address in addresses for priority in (TO_POD, FROM_POD)}
+    rules = [(rule.priority, rule.address) for rule in found.kernel.rules]
+    yield from _doubles("rule", (f"{priority}: {address}" for priority, address in rules))
+    yield from _sides("rule", map(str, rules), "lease", map(str, wanted))
+
+    pool, wired = set(found.pool), {address for addresses in found.enis.values() for address in addresses}
+    yield from _sides("address of ipam", pool, "address of eni_manager", wired)
+    yield from _sides("ENI of eni_manager", found.enis, "ENI in the cloud", found.cloud)
+    for eni in found.enis.keys() & found.cloud.keys():
+        yield from _sides(f"{eni}: address", found.enis[eni], "address in the cloud", found.cloud[eni])
+    known = {sandbox[:12] for sandbox in found.sandboxes}
+    yield from (
+        f"namespace {name} belongs to no sandbox" for name in namespaces if name.rpartition("-")[2] not in known
+    )
+    if found.deferred:
+        yield f"{found.deferred} DELs wait in the spool"
+
+
+def _doubles(what: str, names: Iterable[str]) -> Iterator[str]:
+    yield from (f"{what} {name} is there {times} times" for name, times in Counter(names).items() if times > 1)
+
+
+def _sides(left: str, lefts: Iterable[str], right: str, rights: Iterable[str]) -> Iterator[str]:
+    """What is on one side only."""
+    a, b = set(lefts), set(rights)
+    yield from (f"{left} {name} has no {right}" for name in sorted(a - b))
+    yield from (f"{right} {name} has no {left}" for name in sorted(b - a))
+
+
+async def _look(node: NodeLayout, there: Record, mine: list[dict[str, Any]]) -> NodeAudit:
+    async with runtime_of(node, there.options.runtime) as runtime:
+        sandboxes = [(await runtime.inspect(sandbox_id)) for sandbox_id in await runtime.find()]
+    async with Client(node.run / "ipam.sock") as ipam, Client(node.run / "eni_manager.sock") as eni:
+        leases = (await ipam.call(ipam_contract.LEASES, ipam_contract.ListLeases())).leases
+        wired = (await eni.call(eni_contract.ATTACHMENTS, eni_contract.ListAttachments())).attachments
+        inventory = await eni.call(eni_contract.WATCH, eni_contract.Watch())
+    pool = _state(node, "ipam")["addresses"]
+    return NodeAudit(
+        sandboxes=[sandbox.id for sandbox in sandboxes if sandbox.ready],
+        leases=leases,
+        attachments={attachment.key.container_id: attachment.host_link for attachment in wired},
+        kernel=await kernel.read(node.netns_name),
+        pool=sorted(pool),
+        enis={view.id: sorted(address.ipv4 for address in view.addresses if address.ipv4) for view in inventory.enis},
+        cloud={eni["id"]: sorted(eni["ipv4"]) for eni in mine},
+        deferred=_waiting(node.state / "spool"),
+    )
+
+
+def _waiting(spool: Path) -> int:
+    return len(list(spool.glob("*.del")))
+
+
+def _state(node: NodeLayout, service: str) -> dict[str, Any]:
+    status, state = services.ask(node, services.named(service), "/state")
+    if status != 200:
+        raise SuiteError("; ".join(state.get("missing", [])) or f"{service} /state: status {status}")
+    return state

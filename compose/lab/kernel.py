@@ -1,0 +1,60 @@
+"""What a node's kernel holds of ours, read with iproute2: a second opinion, made by none of our own code."""
+
+import asyncio
+from typing import Any
+
+import msgspec
+
+from shared.errors import Internal
+
+MINE = "84"
+"""The protocol by which our routes and rules are known (terway.md §5.1)."""
+
+PREFIX = "cali"
+
+
+class Rule(msgspec.Struct, frozen=True):
+    """A policy routing rule of ours; `address` is the pod's."""
+
+    priority: int
+    address: str
+    table: str
+
+
+class Kernel(msgspec.Struct, frozen=True):
+    """Everything of pods in one node's namespace: host links, rules, routes by pod address."""
+
+    links: list[str]
+    rules: list[Rule]
+    routes: dict[str, list[str]]
+    """Pod address -> devices that it is routed to."""
+
+
+async def read(netns: str) -> Kernel:
+    """Look into a namespace by its name."""
+    links, rules, routes = await asyncio.gather(
+        _ip(netns, "link", "show"), _ip(netns, "rule", "show"), _ip(netns, "route", "show", "table", "all")
+    )
+    found: dict[str, list[str]] = {}
+    for route in routes:
+        if route.get("dev", "").startswith(PREFIX) and route.get("protocol") == MINE:
+            found.setdefault(route["dst"], []).append(route["dev"])
+    return Kernel(
+        links=[link["ifname"] for link in links if link.get("ifname", "").startswith(PREFIX)],
+        rules=[
+            Rule(rule["priority"], rule["dst"] if "dst" in rule else rule["src"], str(rule["table"]))
+            for rule in rules
+            if rule.get("protocol") == MINE
+        ],
+        routes=found,
+    )
+
+
+async def _ip(netns: str, *argv: str) -> list[dict[str, Any]]:
+    process = await asyncio.create_subprocess_exec(
+        "ip", "-n", netns, "-j", *argv, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    stdout, stderr = await process.communicate()
+    if process.returncode != 0:
+        raise Internal(f"ip -n {netns} {' '.join(argv)}: {stderr.decode(errors='replace').strip()}")
+    return [entry for entry in msgspec.json.decode(stdout or b"[]") if entry]
