@@ -66,6 +66,7 @@ def config_of(node: NodeLayout, facts: NodeFacts, options: Options, about: dict[
             "addon_secret_dir": str(node.folder / "no-addon-secret"),
         },
         "ipam": {"cooldown_s": options.cooldown_s},
+        "cni_shim": {"probe_period_s": 0.5},  # `lab up` waits until the gateway has seen its neighbours
         "eni_conf": {
             "version": "1",
             "min_pool_size": fewest,
