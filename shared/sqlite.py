@@ -35,8 +35,8 @@ class Database:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._loop = asyncio.get_running_loop()
-        self._closed = False
-        self._writer = _Thread(path, self._loop, _write_batch, name=f"{path.stem}-sqlite-writer")
+        self._batches = _Batches()
+        self._writer = _Thread(path, self._loop, self._batches.perform, name=f"{path.stem}-sqlite-writer")
         self._reader = _Thread(path, self._loop, _read_batch, name=f"{path.stem}-sqlite-reader")
 
     @classmethod
@@ -48,9 +48,9 @@ class Database:
         """
         database = cls(Path(path))
         try:
-            await database._writer.start(lambda connection: _prepare(connection, migrations, Path(path)))
+            await database._writer.start(lambda connection: database._prepare(connection, migrations))
             await database._reader.start(_query_only)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             await database.close()
             raise Refused(f"{path}: {error}") from error
         except BaseException:
@@ -61,19 +61,24 @@ class Database:
     async def write(self, fn: Callable[[sqlite3.Connection], T]) -> T:
         """Run `fn` in the writer thread and return its result once it is on the disk.
 
-        What `fn` raises is raised here, its changes undone; `fn` does not begin or commit. Unavailable: the
-        commit failed (disk full, I/O error), nothing has happened. A write whose caller was cancelled may happen.
+        What `fn` raises is raised here, its changes undone. `fn` cannot begin or commit, and its only effect is on the
+        database, since it may be run twice. Unavailable: the commit failed (disk full, I/O error), nothing has
+        happened. A write whose caller was cancelled may happen.
         """
         return await self._writer.submit(fn)  # type: ignore[no-any-return]
 
     async def read(self, fn: Callable[[sqlite3.Connection], T]) -> T:
-        """Run `fn` in the reader thread on a connection that cannot write; it sees every write that has returned."""
+        """Run `fn` in the reader thread; it cannot write, and sees one moment after every write that has returned."""
         return await self._reader.submit(fn)  # type: ignore[no-any-return]
 
     async def close(self) -> None:
         """Finish what was submitted and close the file. Closing again is free."""
         await self._reader.stop()
         await self._writer.stop()  # last: the last connection to close folds the WAL into the file
+
+    def _prepare(self, connection: sqlite3.Connection, migrations: Sequence[str]) -> None:
+        _migrate(connection, migrations, self.path)
+        self._batches.setup(connection)
 
     async def __aenter__(self) -> Self:
         return self
@@ -123,8 +128,7 @@ class _Thread:
         if self._thread.ident is None:  # never started
             return
         self._jobs.put(None)
-        await asyncio.shield(self._ended)
-        self._thread.join()
+        await asyncio.shield(self._ended)  # the thread's last word; joining it would block the loop for nothing
 
     # in the thread
 
@@ -199,7 +203,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _prepare(connection: sqlite3.Connection, migrations: Sequence[str], path: Path) -> None:
+def _migrate(connection: sqlite3.Connection, migrations: Sequence[str], path: Path) -> None:
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")  # an ENI outlives our power cut, so its record must too
     (version,) = connection.execute("PRAGMA user_version").fetchone()
@@ -218,18 +222,50 @@ def _query_only(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA query_only = ON")
 
 
-def _write_batch(connection: sqlite3.Connection, batch: list[_Job]) -> list[Outcome]:
-    try:
-        connection.execute("BEGIN IMMEDIATE")
-        outcomes = [_in_savepoint(connection, job) for job in batch]
-        connection.execute("COMMIT")
-    except BaseException as error:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        failure = Unavailable(f"the database cannot commit: {error}")
-        failure.__cause__ = error
-        return [(None, failure)] * len(batch)
-    return outcomes
+class _Batches:
+    """Performs writes together; keeps each from ending the transaction that it shares."""
+
+    def __init__(self) -> None:
+        self._guarded = False
+
+    def setup(self, connection: sqlite3.Connection) -> None:
+        # Once and for all: each change of the authorizer makes SQLite prepare all statements anew.
+        connection.set_authorizer(self._authorize)
+
+    def perform(self, connection: sqlite3.Connection, batch: list[_Job]) -> list[Outcome]:
+        try:
+            return self._transaction(connection, batch)
+        except BaseException as error:
+            if len(batch) > 1:  # one of them brought all down; alone, each fails or succeeds by itself
+                return [self.perform(connection, [job])[0] for job in batch]
+            failure = Unavailable(f"the database cannot commit: {error}")
+            failure.__cause__ = error
+            return [(None, failure)]
+
+    def _transaction(self, connection: sqlite3.Connection, batch: list[_Job]) -> list[Outcome]:
+        connection.execute(_BEGIN)
+        try:
+            self._guarded = True
+            try:
+                outcomes = [_in_savepoint(connection, job) for job in batch]
+            finally:
+                self._guarded = False
+            connection.execute(_COMMIT)
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute(_ROLLBACK)
+            raise
+        return outcomes
+
+    def _authorize(self, action: int, *_: object) -> int:
+        """A job's COMMIT would commit its neighbours' halves, and its ROLLBACK lose what they have answered."""
+        return sqlite3.SQLITE_DENY if self._guarded and action == sqlite3.SQLITE_TRANSACTION else sqlite3.SQLITE_OK
+
+
+_BEGIN: Final = "BEGIN IMMEDIATE /* of a batch */"
+_COMMIT: Final = "COMMIT /* of a batch */"
+_ROLLBACK: Final = "ROLLBACK /* of a batch */"
+"""Texts that no job uses: a statement that was prepared while it was allowed is kept, and found again by its text."""
 
 
 def _in_savepoint(connection: sqlite3.Connection, job: _Job) -> Outcome:
@@ -237,22 +273,26 @@ def _in_savepoint(connection: sqlite3.Connection, job: _Job) -> Outcome:
     try:
         result = job.fn(connection)
     except Exception as error:
-        if not connection.in_transaction:  # the disk is full, say, and SQLite has rolled back everything
+        if not connection.in_transaction:  # the disk is full, say, and SQLite itself has rolled back everything
             raise
         connection.execute("ROLLBACK TO job")
         connection.execute("RELEASE job")
         return None, error
-    if not connection.in_transaction:
-        raise sqlite3.ProgrammingError("a write must not commit or roll back by itself")
     connection.execute("RELEASE job")
     return result, None
 
 
 def _read_batch(connection: sqlite3.Connection, batch: list[_Job]) -> list[Outcome]:
-    outcomes: list[Outcome] = []
-    for job in batch:
-        try:
-            outcomes.append((job.fn(connection), None))
-        except Exception as error:
-            outcomes.append((None, error))
-    return outcomes
+    return [_in_snapshot(connection, job) for job in batch]
+
+
+def _in_snapshot(connection: sqlite3.Connection, job: _Job) -> Outcome:
+    """All that one `fn` reads is of one moment."""
+    connection.execute("BEGIN")
+    try:
+        return job.fn(connection), None
+    except Exception as error:
+        return None, error
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
