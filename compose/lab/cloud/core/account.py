@@ -417,13 +417,15 @@ class Account:
         """By the node's name."""
         return next((i for i in self.instances.values() if i.name == name), None)
 
+    def eni_at(self, address: str) -> Eni | None:
+        """Whose this private IPv4 address is."""
+        owners = (space.owner(address) for space in self._ipv4.values())
+        return next((self.enis[owner] for owner in owners if owner is not None), None)
+
     def instance_at(self, address: str) -> Instance | None:
         """The machine that a packet from this source address came from."""
-        for space in self._ipv4.values():
-            eni = self.enis.get(space.owner(address) or "")
-            if eni is not None and eni.instance is not None:
-                return self.instances[eni.instance]
-        return None
+        eni = self.eni_at(address)
+        return None if eni is None or eni.instance is None else self.instances[eni.instance]
 
     def instance_type(self, name: str) -> InstanceType:
         """By name."""

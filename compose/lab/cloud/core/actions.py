@@ -1,6 +1,7 @@
 """The actions: one function each, from a typed request to the body of its answer."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import msgspec
@@ -111,7 +112,9 @@ def delete(account: Account, r: requests.DeleteNetworkInterface, now: float) -> 
 @action(ECS, changes=False)
 def describe(account: Account, r: requests.DescribeNetworkInterfaces, now: float) -> Body:
     """What is not there is left out; there is no "not found"."""
-    matching = [eni for eni in _candidates(account, r) if _matches(account, r, eni)]
+    matching = list(_candidates(account, r))
+    for keep in _filters(account, r):
+        matching = [eni for eni in matching if keep(eni)]
     page, fields = paging.either(
         matching, number=r.PageNumber, size=r.PageSize, token=r.NextToken, most=r.MaxResults, default=10
     )
@@ -124,24 +127,47 @@ def _candidates(account: Account, r: requests.DescribeNetworkInterfaces) -> Iter
         return [account.enis[e] for e in dict.fromkeys(r.NetworkInterfaceId) if e in account.enis]
     if r.InstanceId:
         return account.enis_of(r.InstanceId)
+    if r.PrivateIpAddress:
+        owners = (account.eni_at(address) for address in r.PrivateIpAddress)
+        return {eni.id: eni for eni in owners if eni is not None}.values()
     return account.enis.values()
 
 
-def _matches(account: Account, r: requests.DescribeNetworkInterfaces, eni: Eni) -> bool:
-    return (
-        r.VpcId in (None, account.layout.vpc)
-        and r.VSwitchId in (None, eni.vswitch)
-        and r.InstanceId in (None, eni.instance)
-        and r.Type in (None, eni.type)
-        and r.Status in (None, eni.status)
-        and r.NetworkInterfaceName in (None, eni.name)
-        and r.ResourceGroupId in (None, eni.resource_group)
-        and r.PrimaryIpAddress in (None, eni.primary_ip)
-        and (r.SecurityGroupId is None or r.SecurityGroupId in eni.security_groups)
-        and (not r.PrivateIpAddress or any(a in eni.ipv4 for a in r.PrivateIpAddress))
-        and (not r.Ipv6Address or any(a in eni.ipv6 for a in r.Ipv6Address))
-        and all(any(t.key == w.Key and w.Value in ("", t.value) for t in eni.tags) for w in r.Tag)
-    )
+def _filters(account: Account, r: requests.DescribeNetworkInterfaces) -> list[Callable[[Eni], bool]]:
+    """Only what was asked for."""
+    equal: dict[str, str | None] = {
+        "vswitch": r.VSwitchId,
+        "instance": r.InstanceId,
+        "type": r.Type,
+        "status": r.Status,
+        "name": r.NetworkInterfaceName,
+        "resource_group": r.ResourceGroupId,
+        "primary_ip": r.PrimaryIpAddress,
+    }
+    contained: dict[str, list[str]] = {
+        "security_groups": [r.SecurityGroupId] if r.SecurityGroupId else [],
+        "ipv4": r.PrivateIpAddress,
+        "ipv6": r.Ipv6Address,
+    }
+    filters: list[Callable[[Eni], bool]] = []
+    if r.VpcId not in (None, account.layout.vpc):
+        filters.append(lambda eni: False)
+    filters += [partial(_is, name, value) for name, value in equal.items() if value is not None]
+    filters += [partial(_has_any, name, values) for name, values in contained.items() if values]
+    filters += [partial(_has_tag, wanted) for wanted in r.Tag]
+    return filters
+
+
+def _is(name: str, value: str, eni: Eni) -> bool:
+    return bool(getattr(eni, name) == value)
+
+
+def _has_any(name: str, values: list[str], eni: Eni) -> bool:
+    return not set(values).isdisjoint(getattr(eni, name))
+
+
+def _has_tag(wanted: requests.TagPair, eni: Eni) -> bool:
+    return any(tag.key == wanted.Key and wanted.Value in ("", tag.value) for tag in eni.tags)
 
 
 @action(ECS, changes=False)
