@@ -83,7 +83,7 @@ def create(account: Account, r: requests.CreateNetworkInterface, now: float) -> 
         source_dest_check=r.SourceDestCheck,
         traffic_mode=r.NetworkInterfaceTrafficMode,
     )
-    return render.eni(account, eni)
+    return render.created_eni(account, eni)
 
 
 @action(ECS, changes=True)
@@ -301,7 +301,7 @@ def _id_array(text: str | None) -> list[str] | None:
 @action(ECS, changes=False)
 def describe_instance(account: Account, r: requests.DescribeInstanceAttribute, now: float) -> Body:
     """The older call for one instance."""
-    return render.instance(account, account.instance(r.InstanceId))
+    return render.instance_attribute(account, account.instance(r.InstanceId))
 
 
 @action(VPC, changes=False)

@@ -24,7 +24,7 @@ def tokened(
     """The next `most` items after `token`, and the token that follows; empty when that was all."""
     start, most = _position(token), most or default
     end = start + most
-    fields = {"TotalCount": len(items), "NextToken": _token(end) if end < len(items) else "", "MaxResults": most}
+    fields = {"TotalCount": len(items), "NextToken": _token(end) if end < len(items) else ""}
     return items[start:end], fields
 
 

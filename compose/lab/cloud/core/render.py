@@ -29,8 +29,7 @@ def eni(account: Account, one: Eni) -> dict[str, Any]:
         "PrivateIpAddress": one.primary_ip,
         "PrivateIpSets": {
             "PrivateIpSet": [
-                {"PrivateIpAddress": address, "Primary": address == one.primary_ip, "PrivateDnsName": ""}
-                for address in one.ipv4
+                {"PrivateIpAddress": address, "Primary": address == one.primary_ip} for address in one.ipv4
             ]
         },
         "Ipv6Sets": {"Ipv6Set": [{"Ipv6Address": address} for address in one.ipv6]},
@@ -51,6 +50,14 @@ def eni(account: Account, one: Eni) -> dict[str, Any]:
         entry["InstanceId"] = one.instance
         entry["Attachment"] = {"InstanceId": one.instance, "DeviceIndex": 0, "NetworkCardIndex": 0}
     return entry
+
+
+_NOT_WHEN_CREATED = ("CreationTime", "NetworkInterfaceTrafficMode", "DeleteOnRelease", "QueueNumber")
+
+
+def created_eni(account: Account, one: Eni) -> dict[str, Any]:
+    """The answer of CreateNetworkInterface, which knows less than a listing."""
+    return {name: value for name, value in eni(account, one).items() if name not in _NOT_WHEN_CREATED}
 
 
 def instance(account: Account, one: Instance) -> dict[str, Any]:
@@ -91,6 +98,12 @@ def instance(account: Account, one: Instance) -> dict[str, Any]:
             ]
         },
     }
+
+
+def instance_attribute(account: Account, one: Instance) -> dict[str, Any]:
+    """The answer of DescribeInstanceAttribute, which knows less than a listing."""
+    known = instance(account, one)
+    return {name: value for name, value in known.items() if name not in ("InstanceTypeFamily", "NetworkInterfaces")}
 
 
 def instance_type(one: InstanceType) -> dict[str, Any]:
