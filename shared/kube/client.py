@@ -323,7 +323,7 @@ async def _chunks(response: aiohttp.ClientResponse, *, doing: str) -> AsyncGener
 def _decode(body: bytes | msgspec.Raw, kind: type[T], resource: Resource) -> T:
     try:
         return msgspec.json.decode(body, type=kind)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise ApiInternal(f"{resource}: the answer is no {kind.__name__}: {error}") from error
 
 

@@ -152,7 +152,7 @@ class Mirror(Generic[T]):
     def _decode(self, key: Key, item: msgspec.Raw) -> T | None:
         try:
             decoded = self._decoder.decode(item)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, RecursionError) as error:
             self.unreadable[key] = str(error)
             return None
         self.unreadable.pop(key, None)
@@ -162,13 +162,13 @@ class Mirror(Generic[T]):
 def _name_of(item: msgspec.Raw) -> _Name:
     try:
         return msgspec.json.decode(item, type=_Named).metadata
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise ApiInternal(f"an object without a name: {error}") from error
 
 
 def _error_in(item: msgspec.Raw) -> ApiError:
     try:
         status = msgspec.json.decode(item, type=Status)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         return ApiInternal(f"watch: an ERROR event that cannot be read: {error}")
     return from_status(status, doing="watch")

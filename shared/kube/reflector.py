@@ -236,5 +236,5 @@ class Reflector(Generic[T]):
 def _event(line: bytes) -> WatchEvent:
     try:
         return msgspec.json.decode(line, type=WatchEvent)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise ApiInternal(f"watch: a line that is no event: {error}") from error

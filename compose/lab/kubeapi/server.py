@@ -8,6 +8,7 @@
 """
 
 import asyncio
+import math
 import random
 import socket
 import time
@@ -31,6 +32,9 @@ Json = dict[str, Any]
 
 MAX_BODY = 3 << 20
 """Bytes; Kubernetes' own limit for a request."""
+
+
+MAX_WINDOW_S = 86_400.0
 
 
 class KubeApi:
@@ -126,6 +130,10 @@ class KubeApi:
                 found = discovery.group(group, kinds)
             case ["apis", group, version]:
                 found = discovery.resource_list(group, version, kinds)
+            case ["openapi", "v3"]:
+                return _json(discovery.openapi_index(kinds))
+            case ["openapi", "v3", *rest]:
+                found = discovery.openapi_document("/".join(rest), kinds)
             case ["healthz" | "livez" | "readyz", *_]:
                 return web.Response(text="ok")
             case ["api" | "apis", *_]:
@@ -152,6 +160,7 @@ class KubeApi:
     async def _watch(self, request: web.Request, target: Target) -> web.StreamResponse:
         options = _list_options(request, target)
         matches = self.api.matcher(target.kind, options)
+        window = _seconds(request, "timeoutSeconds", 1800.0)
         asked = options.resource_version
         initial = request.query.get("sendInitialEvents") == "true"
         if asked in ("", "0") or initial:
@@ -166,7 +175,6 @@ class KubeApi:
         if first:
             await response.write(first)
         with self.faults.watching(request):
-            window = float(request.query.get("timeoutSeconds") or 1800)
             await self._stream(response, watch, window, bookmarks=_flag(request, "allowWatchBookmarks"))
         return response
 
@@ -216,9 +224,12 @@ def _flag(request: web.Request, name: str) -> bool:
 
 
 async def _body(request: web.Request) -> Any:
+    # Anything is tried as JSON, but for the one format that typed Go clients like better and we cannot read.
+    if request.content_type == "application/vnd.kubernetes.protobuf":
+        raise status.unsupported_media(("application/json",))
     try:
         return msgspec.json.decode(await request.read())
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise status.bad_request(f"the object provided is unrecognized: {error}") from error
     except web.HTTPRequestEntityTooLarge as error:
         raise Refusal(413, "RequestEntityTooLarge", f"Request entity too large: limit is {MAX_BODY}") from error
@@ -229,6 +240,14 @@ def _number(request: web.Request, name: str) -> int:
     if not text.isdecimal():
         raise status.bad_request(f"invalid {name}: {text!r}")
     return int(text)
+
+
+def _seconds(request: web.Request, name: str, default: float) -> float:
+    try:
+        said = float(request.query.get(name) or default)
+    except ValueError as error:
+        raise status.bad_request(f"invalid {name}: {error}") from error
+    return min(max(said, 0.0), MAX_WINDOW_S) if not math.isnan(said) else default
 
 
 def _list_options(request: web.Request, target: Target) -> ListOptions:

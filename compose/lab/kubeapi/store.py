@@ -71,9 +71,8 @@ class Store:
         """Remove an object; returns its last state, under the version of its removal as a watch shows it."""
         old = self._objects[collection].pop(name)
         self.version += 1
-        last = _at(old, self.version)
-        self._remember(Change(self.version, collection, name, last, None))
-        return last
+        self._remember(Change(self.version, collection, name, old, None))
+        return _at(old, self.version)
 
     def at(self, collection: Collection, version: int) -> dict[Name, Json]:
         """The collection as it was at a version; raises Expired when that cannot be known any more."""

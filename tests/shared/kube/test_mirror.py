@@ -120,8 +120,17 @@ def test_an_error_event_is_raised(said: object, expected: type[ApiError]) -> Non
         [*Mirror(Pod).take_event(event("ERROR", raw(said)))]
 
 
+DEEP = msgspec.Raw(b'{"metadata":{"name":"a"},"spec":' + b"[" * 5000 + b"]" * 5000 + b"}")
+
+
 @pytest.mark.parametrize(
-    "bad", [event("RENAMED", raw({})), event("ADDED", raw({"kind": "Pod"})), event("ADDED", raw(3))]
+    "bad",
+    [
+        event("RENAMED", raw({})),
+        event("ADDED", raw({"kind": "Pod"})),
+        event("ADDED", raw(3)),
+        event("ADDED", DEEP),
+    ],
 )
 def test_what_is_no_event_is_refused(bad: WatchEvent) -> None:
     with pytest.raises(ApiInternal):
