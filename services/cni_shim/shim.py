@@ -83,7 +83,8 @@ def read_stdin(deadline: float) -> bytes:
 
 def version_in(config: bytes) -> bytes:
     """The top-level cniVersion of a network configuration, as given; empty when there is none to be found."""
-    parts = config.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')  # even: between strings, odd: strings
+    # Escapes become NUL, so that each quote left begins or ends a string: even parts are between, odd ones inside.
+    parts = config.replace(b"\\\\", b"\0").replace(b'\\"', b"\0").replace(b"\\", b"\0").split(b'"')
     depth = 0
     for i in range(0, len(parts) - 3, 2):
         depth += parts[i].count(b"{") - parts[i].count(b"}")

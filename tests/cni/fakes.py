@@ -57,7 +57,7 @@ class Neighbours:
         self.problems: list[str] = []
         self.rule_problems: list[str] = []
         self.status = ipam.Status(able=True)
-        self.families = (4,)
+        self.families: tuple[int, ...] = (4,)
         self.faults: dict[str, Exception] = {}
         self.held_up: dict[str, asyncio.Event] = {}
         self._next = 10

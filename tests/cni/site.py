@@ -111,7 +111,7 @@ class Plugin:
 def config(version: str | None = "1.1.0", **extra: Any) -> Json:
     """A network configuration as it stands on stdin; `version` None leaves cniVersion out."""
     stated = {} if version is None else {"cniVersion": version}
-    return {**stated, "name": "terway", "type": "terway", **{k.replace("__", "."): v for k, v in extra.items()}}
+    return {**stated, "name": "terway", "type": "terway", **extra}
 
 
 @contextmanager

@@ -6,6 +6,7 @@ Drives the installed plugin as a process, and knows of the node only what `tests
 import json
 import re
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ def check(site: Site, sandbox: Sandbox, result: Json, version: str = "1.1.0", **
 
 
 def gc(site: Site, *valid: Sandbox, version: str = "1.1.0") -> Any:
-    return site.plugin.run("GC", config(version, cni__dev=None) | attachments(*valid))
+    return site.plugin.run("GC", config(version) | attachments(*valid))
 
 
 def attachments(*valid: Sandbox) -> Json:
@@ -222,7 +223,7 @@ def test_p18_status_decides_nothing(site: Site, sandbox: Sandbox) -> None:
     assert site.held() == set()
 
 
-DELEGATES = {"ipam": {"type": "host-local", "ranges": []}}
+DELEGATES: Json = {"ipam": {"type": "host-local", "ranges": []}}
 
 
 def test_p19_status_cannot_leave_a_delegate_out(site: Site) -> None:
@@ -270,8 +271,6 @@ def test_p22_gc_cannot_leave_a_delegate_out(site: Site) -> None:
 
 
 def test_p23_concurrent_adds_and_dels_of_different_containers(site: Site) -> None:
-    from contextlib import ExitStack
-
     with ExitStack() as stack, ThreadPoolExecutor(16) as pool:
         sandboxes = [stack.enter_context(site.sandbox(pod=f"web-{n}")) for n in range(16)]
         results = [outcome.ok() for outcome in pool.map(site.add, sandboxes)]

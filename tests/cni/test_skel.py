@@ -147,7 +147,7 @@ def test_stdin_that_is_a_socket(site: Site) -> None:
     mine, theirs = socket.socketpair()
     with mine, theirs:
         process = subprocess.Popen(
-            [str(site.plugin.file)], env={"CNI_COMMAND": "VERSION"}, stdin=theirs, stdout=subprocess.PIPE
+            [str(site.plugin.file)], env={"CNI_COMMAND": "VERSION"}, stdin=theirs.fileno(), stdout=subprocess.PIPE
         )
         mine.sendall(b'{"cniVersion": "0.4.0"}')
         mine.shutdown(socket.SHUT_WR)

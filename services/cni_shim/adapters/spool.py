@@ -45,8 +45,14 @@ class Spool:
             raise Unavailable(f"no note can be left in {self.directory}: {error}") from error
 
     async def notes(self) -> list[Note]:
-        """Every DEL that waits. What cannot be read as one is set aside as `.bad`, since it never will be."""
-        self._known = await asyncio.to_thread(self._read, self._known)
+        """Every DEL that waits. What cannot be read as one is set aside as `.bad`, since it never will be.
+
+        Unavailable: the directory cannot be read.
+        """
+        try:
+            self._known = await asyncio.to_thread(self._read, self._known)
+        except OSError as error:
+            raise Unavailable(f"the spool {self.directory} cannot be read: {error}") from error
         return list(self._known.values())
 
     async def holds(self, note: Note) -> bool:
