@@ -1,16 +1,390 @@
 """The cloud half against the lab's cloud: real signatures, real asynchrony, no kernel."""
 
+import asyncio
+import time
+
+import pytest
+
+from compose.lab.cloud import Fault
+from compose.lab.cloud.core.model import EniStatus, Tag, VSwitch
+from services.eni_manager.adapters.journal import Journal
+from services.eni_manager.core.drift import NODE_TAG
+from shared.contracts.ipam import Lease
+from shared.model import AttachmentKey, Mode, PodKey
+
+CHANGES = (
+    "CreateNetworkInterface",
+    "AttachNetworkInterface",
+    "AssignPrivateIpAddresses",
+    "UnassignPrivateIpAddresses",
+    "DetachNetworkInterface",
+    "DeleteNetworkInterface",
+)
 
 
-async def test_meets_demand_and_gives_back(start, cloud):
+def usable(inventory):
+    return [address.ipv4 for eni in inventory.enis for address in eni.addresses if address.usable]
+
+
+async def cloud_settles(true, *, within_s=10.0):
+    """Until the cloud's own state is as wanted: nobody announces it."""
+    async with asyncio.timeout(within_s):
+        while not true():
+            await asyncio.sleep(0.01)
+
+
+# ---- growing and shrinking
+
+
+async def test_meets_demand_with_existing_enis_first(start, cloud):
     async with start() as eni:
         await eni.demand(3)
         seen = await eni.until_usable(3)
         assert seen.capacity == 30
-        assert len(cloud.enis()) == 1
-        assert cloud.addresses() == 3
-        assert seen.enis[0].subnet4 is not None and seen.enis[0].subnet4.gateway == "192.168.15.253"
+        assert [len(one.ipv4) for one in cloud.enis()] == [3]
+        assert seen.enis[0].subnet4.gateway == "192.168.15.253"
+        assert seen.enis[0].max_addresses == 10
 
+        await eni.demand(12)
+        await eni.until_usable(12)
+        assert sorted(len(one.ipv4) for one in cloud.enis()) == [2, 10]
+
+
+async def test_every_eni_is_marked_as_ours(start, cloud):
+    async with start(eni_tags={"ack.aliyun.com": "c1"}) as eni:
+        await eni.demand(1)
+        await eni.until_usable(1)
+    (made,) = cloud.enis()
+    assert {t.key: t.value for t in made.tags} == {
+        "creator": "terway",
+        "ack.aliyun.com": "c1",
+        NODE_TAG: cloud.instance.id,
+    }
+    assert made.security_groups == ["sg-lab"]
+    assert made.delete_on_release
+
+
+async def test_a_burst_is_met_in_few_calls(start, cloud):
+    async with start() as eni:
+        before = cloud.cloud.calls
+        await asyncio.gather(*(eni.demand(total, waiting=total) for total in range(1, 31)))
+        await eni.until_usable(30)
+        assert cloud.addresses() == 30
+        # 3 × (create, attach, a few looks), and now and then a comparison
+        assert cloud.cloud.calls - before < 60
+
+
+async def test_demand_above_capacity_says_so(start, cloud):
+    async with start() as eni:
+        await eni.demand(31)
+        seen = await eni.until(lambda seen: seen.blocked != "" and len(usable(seen)) == 30)
+        assert "has all 3 ENIs that it may have, with 10 addresses each" in seen.blocked
+
+
+async def test_secondary_addresses_go_back(start, cloud):
+    async with start() as eni:
+        await eni.demand(4)
+        seen = await eni.until_usable(4)
+        secondary = [address.ipv4 for address in seen.enis[0].addresses if not address.primary]
+        await eni.demand(2)
+        given = await eni.give_back(*secondary[:2])
+        assert given.accepted == secondary[:2]
+        assert given.refused == {}
+        seen = await eni.until(lambda seen: sum(len(one.addresses) for one in seen.enis) == 2)
+        assert cloud.addresses() == 2
+        assert (await eni.give_back(*secondary[:2])).accepted == secondary[:2], "repeating is free"
+
+
+async def test_a_primary_leaves_with_the_last_of_its_eni(start, cloud):
+    async with start() as eni:
+        await eni.demand(3)
+        seen = await eni.until_usable(3)
+        primary = next(address.ipv4 for address in seen.enis[0].addresses if address.primary)
+        rest = [address.ipv4 for address in seen.enis[0].addresses if not address.primary]
+        await eni.demand(0)
+        await eni.give_back(primary)
+        seen = await eni.until(lambda seen: len(usable(seen)) == 2)
+        assert primary in cloud.enis()[0].ipv4
+        await eni.give_back(*rest)
+        await eni.until(lambda seen: seen.enis == [])
+        assert cloud.enis() == []
+
+
+async def test_an_attached_address_is_not_given_back(start, cloud, tmp_path):
+    async with start() as eni:
+        await eni.demand(2)
+        seen = await eni.until_usable(2)
+    one, other = usable(seen)
+    async with await Journal.open(tmp_path / "state" / "eni_manager.sqlite") as journal:
+        lease = lease_of(seen.enis[0], one)
+        await journal.put_attachment(lease, netns="/proc/1/fd/9")
+    async with start() as eni:
+        await eni.until_usable(2)
+        given = await eni.give_back(one, other)
+        assert given.accepted == [other]
+        assert "default/web" in given.refused[one]
+        seen = await eni.until(lambda seen: len(usable(seen)) == 1)
+        assert usable(seen) == [one]
+
+
+def lease_of(eni, address):
+    return Lease(
+        key=AttachmentKey("terway", "c1", "eth0"),
+        pod=PodKey("default", "web"),
+        pod_uid="u",
+        mode=Mode.SHARED_VETH,
+        host_link="cali1",
+        eni_id=eni.id,
+        eni_mac=eni.mac,
+        ipv4=address,
+    )
+
+
+# ---- restarts
+
+
+async def test_a_restart_finds_the_same_enis_and_buys_nothing(start, cloud):
+    async with start() as eni:
+        await eni.demand(12)
+        first = await eni.until_usable(12)
+    async with start() as eni:
+        second = await eni.until(lambda seen: seen.synced)
+        assert second.epoch != first.epoch
+        assert second.enis == first.enis
+        await eni.demand(12)
+        await eni.until_usable(12)
+        assert cloud.addresses() == 12
+
+
+async def test_serves_from_the_journal_while_the_api_is_down(start, cloud):
+    async with start() as eni:
+        await eni.demand(5)
+        await eni.until_usable(5)
+    cloud.cloud.faults.add(Fault("*", code="ServiceUnavailable"))
+    async with start(backoff_override=few_tries()) as eni:
+        await eni.until_usable(5)
+        await eni.demand(8)
+        seen = await eni.until(lambda seen: seen.blocked != "")
+        assert "ServiceUnavailable" in seen.blocked
+        cloud.cloud.faults.clear()
+        await eni.until_usable(8)
+
+
+def few_tries():
+    from shared.backoff import TABLE, Backoff
+
+    return dict.fromkeys(TABLE, Backoff(0.01, 1.2, steps=3))
+
+
+async def test_a_lost_journal_adopts_what_is_attached_and_deletes_what_is_not(start, cloud, tmp_path):
+    async with start() as eni:
+        await eni.demand(12)
+        first = await eni.until_usable(12)
+    for file in (tmp_path / "state").iterdir():
+        file.unlink()
+    ours = [Tag("creator", "terway"), Tag(NODE_TAG, cloud.instance.id)]
+    orphan = cloud.account.create_eni(vswitch="vsw-lab-a", security_groups=["sg-lab"], now=time.time(), tags=ours)
+    foreign = cloud.account.create_eni(
+        vswitch="vsw-lab-a", security_groups=["sg-lab"], now=time.time(), tags=[Tag("creator", "terway")]
+    )
+    async with start() as eni:
+        await eni.until_usable(12)
+        second = await eni.until(lambda seen: {one.id for one in seen.enis} == {one.id for one in first.enis})
+        assert sorted(usable(second)) == sorted(usable(first))
+        await cloud_settles(lambda: orphan.id not in cloud.account.enis)
+        assert foreign.id in cloud.account.enis
+
+
+# ---- a cloud that misbehaves
+
+
+@pytest.mark.parametrize("action", CHANGES)
+@pytest.mark.parametrize("kind", ["lost_answer", "error"])
+async def test_lost_answers_and_failures_leak_and_double_nothing(start, cloud, action, kind):
+    cloud.cloud.faults.add(Fault(action, kind=kind, times=2))
+    async with start() as eni:
+        await eni.demand(12)
+        await eni.until_usable(12)
+        assert cloud.addresses() == 12
+        await eni.demand(14)
+        seen = await eni.until_usable(14)
+        assert cloud.addresses() == 14
+
+        emptied = seen.enis[0]
+        await eni.demand(14 - len(emptied.addresses))
+        await eni.give_back(*(address.ipv4 for address in emptied.addresses))
+        other = next(one for one in seen.enis if one.id != emptied.id)
+        await eni.until(lambda seen: [one.id for one in seen.enis] == [other.id])
+        assert [one.id for one in cloud.enis()] == [other.id]
+
+        secondary = next(address.ipv4 for address in other.addresses if not address.primary)
+        await eni.demand(len(other.addresses) - 1)
+        await eni.give_back(secondary)
+        await eni.until(lambda seen: len(seen.enis[0].addresses) == len(other.addresses) - 1)
+        assert secondary not in cloud.enis()[0].ipv4
+
+
+async def test_throttling_slows_and_loses_nothing(start, cloud):
+    cloud.cloud.faults.add(Fault("*", code="Throttling.User", status=400, times=15))
+    async with start() as eni:
+        await eni.demand(12)
+        await eni.until_usable(12)
+        assert cloud.addresses() == 12
+
+
+async def test_an_exhausted_vswitch_is_passed_over(start, cloud):
+    small = VSwitch("vsw-small", "cn-lab-a", "192.168.240.0/29")
+    add_vswitch(cloud.account, small)
+    async with start(vswitches={"cn-lab-a": ["vsw-small", "vsw-lab-a"]}, vswitch_selection_policy="random") as eni:
+        await eni.demand(30)
+        seen = await eni.until_usable(30)
+        # Whichever came first, the small one cannot carry 10.
+        assert {one.vswitch for one in seen.enis} == {"vsw-lab-a"}
+
+
+async def test_all_vswitches_exhausted_is_said_and_tested_again_later(start, cloud):
+    small = VSwitch("vsw-small", "cn-lab-a", "192.168.240.0/29")
+    add_vswitch(cloud.account, small)
+    async with start(vswitches={"cn-lab-a": ["vsw-small"]}) as eni:
+        await eni.demand(10)
+        seen = await eni.until(lambda seen: seen.blocked != "")
+        assert "vsw-small has no free addresses" in seen.blocked
+        assert 0 < seen.blocked_retry_after <= 600
+        assert cloud.enis() == []
+
+
+def add_vswitch(account, vswitch):
+    from compose.lab.cloud.core.addresses import AddressSpace
+
+    account.vswitches[vswitch.id] = vswitch
+    account._ipv4[vswitch.id] = AddressSpace(vswitch.id, vswitch.cidr)
+
+
+async def test_most_free_addresses_first(start, cloud):
+    add_vswitch(cloud.account, VSwitch("vsw-mid", "cn-lab-a", "192.168.240.0/24"))
+    async with start(vswitches={"cn-lab-a": ["vsw-mid", "vsw-lab-a"]}, vswitch_selection_policy="ordered") as eni:
+        await eni.demand(3)
+        seen = await eni.until_usable(3)
+        assert [one.vswitch for one in seen.enis] == ["vsw-lab-a"]
+
+
+async def test_without_permission_to_count_the_configured_order_stays(start, cloud):
+    add_vswitch(cloud.account, VSwitch("vsw-mid", "cn-lab-a", "192.168.240.0/24"))
+    cloud.cloud.faults.add(Fault("DescribeVSwitches", code="Forbidden.RAM", status=403))
+    async with start(vswitches={"cn-lab-a": ["vsw-mid", "vsw-lab-a"]}, vswitch_selection_policy="ordered") as eni:
+        await eni.demand(3)
+        seen = await eni.until_usable(3)
+        assert [one.vswitch for one in seen.enis] == ["vsw-mid"]
+
+
+async def test_a_missing_permission_is_said_and_not_hammered(start, cloud):
+    cloud.cloud.faults.add(Fault("CreateNetworkInterface", code="Forbidden.RAM", status=403, message="no"))
+    async with start(ip_pool_sync_period=3600) as eni:
+        await eni.demand(1)
+        seen = await eni.until(lambda seen: seen.blocked != "")
+        assert "denies us a permission" in seen.blocked
+        calls = cloud.cloud.calls
+        await eni.demand(2)
+        await eni.demand(1)
+        await eni.inventory()
+        assert cloud.cloud.calls == calls
+
+
+async def test_foreign_enis_take_places_and_are_never_touched(start, cloud):
+    foreign = cloud.account.create_eni(vswitch="vsw-lab-a", security_groups=["sg-lab"], now=time.time())
+    cloud.account.attach_eni(foreign.id, cloud.instance.id, time.time())
+    async with start() as eni:
         await eni.demand(25)
-        await eni.until_usable(25)
-        assert cloud.addresses() == 25
+        seen = await eni.until(lambda seen: len(usable(seen)) == 20 and seen.blocked != "")
+        assert seen.capacity == 20
+        assert foreign.id not in {one.id for one in seen.enis}
+        assert len(foreign.ipv4) == 1
+
+
+async def test_an_eni_that_the_instance_cannot_take_is_disposed_of(start, cloud):
+    cloud.cloud.faults.add(Fault("AttachNetworkInterface", code="EniPerInstanceLimitExceeded", status=403))
+    async with start() as eni:
+        await eni.demand(2)
+        seen = await eni.until(lambda seen: "cannot take one more ENI" in seen.blocked)
+        assert 0 < seen.blocked_retry_after <= 60
+        await cloud_settles(lambda: cloud.enis() == [])
+
+
+async def test_a_device_that_never_comes_is_replaced(start, cloud):
+    async with start() as eni:
+        await eni.demand(2)
+        seen = await eni.until_usable(2)
+        await eni.demand(12)
+        # Whatever comes next has no device, until the first of them is disposed of.
+        absent = eni.wiring.absent = Everything(but={seen.enis[0].mac})
+        await cloud_settles(lambda: len({mac for mac in absent.asked}) >= 2, within_s=20)
+        eni.wiring.absent = set()
+        await eni.until_usable(12)
+        await cloud_settles(lambda: cloud.addresses() == 12)
+
+
+class Everything:
+    """A set of all MACs `but` some; remembers which it was asked for."""
+
+    def __init__(self, but):
+        self.but, self.asked = but, set()
+
+    def __contains__(self, mac):
+        self.asked.add(mac)
+        return mac not in self.but
+
+
+# ---- drift
+
+
+async def test_an_address_taken_away_is_reported_and_forgotten(start, cloud):
+    async with start() as eni:
+        await eni.demand(4)
+        seen = await eni.until_usable(4)
+        lost = next(address.ipv4 for address in seen.enis[0].addresses if not address.primary)
+        await eni.demand(3)
+        cloud.account.unassign_ipv4(seen.enis[0].id, time.time(), [lost])
+        await eni.until(lambda seen: lost not in usable(seen))
+        seen = await eni.until(lambda seen: lost not in [a.ipv4 for one in seen.enis for a in one.addresses])
+        assert len(usable(seen)) == 3
+
+
+async def test_an_address_that_appears_is_adopted(start, cloud):
+    async with start() as eni:
+        await eni.demand(2)
+        seen = await eni.until_usable(2)
+        (fresh,) = cloud.account.assign_ipv4(seen.enis[0].id, time.time(), count=1)
+        seen = await eni.until_usable(3)
+        assert fresh in usable(seen)
+
+
+async def test_an_eni_taken_away_frees_its_place(start, cloud):
+    async with start() as eni:
+        await eni.demand(2)
+        seen = await eni.until_usable(2)
+        taken = seen.enis[0].id
+        cloud.account.detach_eni(taken, cloud.instance.id, time.time())
+        seen = await eni.until(lambda seen: len(usable(seen)) == 2 and seen.enis[0].id != taken)
+        await cloud_settles(lambda: taken not in cloud.account.enis)
+
+
+async def test_an_eni_taken_from_under_a_pod_waits_for_the_pod(start, cloud, tmp_path):
+    async with start() as eni:
+        await eni.demand(2)
+        seen = await eni.until_usable(2)
+    taken, used = seen.enis[0], usable(seen)[0]
+    async with await Journal.open(tmp_path / "state" / "eni_manager.sqlite") as journal:
+        await journal.put_attachment(lease_of(taken, used), netns="/x")
+    async with start() as eni:
+        await eni.until_usable(2)
+        cloud.account.detach_eni(taken.id, cloud.instance.id, time.time())
+        await cloud.cloud.world.settle()
+        seen = await eni.until(lambda seen: any(one.state == "draining" for one in seen.enis))
+        await eni.until(
+            lambda seen: all(not a.usable for one in seen.enis if one.id == taken.id for a in one.addresses)
+        )
+        await cloud_settles(lambda: cloud.account.enis[taken.id].status is EniStatus.AVAILABLE)
+        cloud.account.attach_eni(taken.id, cloud.instance.id, time.time())
+        await cloud.cloud.world.settle()
+        seen = await eni.until(lambda seen: used in usable(seen))
+        assert taken.id in cloud.account.enis
