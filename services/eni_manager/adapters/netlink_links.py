@@ -30,6 +30,8 @@ _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINK = 1, 3, 4, 5
 _IFLA_LINKINFO, _IFLA_IFALIAS, _IFLA_GROUP, _IFLA_NET_NS_FD, _IFLA_EXT_MASK = 18, 20, 27, 28, 29
 _IFLA_NUM_TX_QUEUES, _IFLA_NUM_RX_QUEUES = 31, 32
 _INFO_KIND, _INFO_DATA, _VETH_INFO_PEER = 1, 2, 1
+_TELLING: Final = frozenset({_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINK, _IFLA_IFALIAS, _IFLA_GROUP})
+"""The few of some forty attributes of a link that we read."""
 _SKIP_STATS: Final = number(_IFLA_EXT_MASK, 8)
 # One queue per end, as every kernel before 5.17 makes: a queue per CPU costs a sysfs object each.
 _ONE_QUEUE: Final = number(_IFLA_NUM_TX_QUEUES, 1) + number(_IFLA_NUM_RX_QUEUES, 1)
@@ -101,7 +103,7 @@ def seen_link(frame: Frame) -> SeenLink | None:
     family, _, index, flags, _ = _LINK.unpack_from(frame.body)
     if family != AF_UNSPEC:  # a bridge says more of its ports in frames of their own
         return None
-    found = attributes(frame.body, _LINK.size)
+    found = attributes(frame.body, _LINK.size, _TELLING)
     return SeenLink(
         index=index,
         name=string(found[_IFLA_IFNAME]),

@@ -23,7 +23,7 @@ import msgspec
 from services.eni_manager.adapters import netns
 from services.eni_manager.adapters.netlink_wire import frames
 from services.eni_manager.core.wiring.values import Node
-from services.eni_manager.dataplane import Dataplane
+from services.eni_manager.dataplane import AttachmentStore, Dataplane
 from shared.contracts.eni import Check, Plug, Unplug
 from shared.contracts.ipam import Bandwidth, Lease
 from shared.model import AttachmentKey, Cidr, EniId, Ip, Mac, Mode, PodKey, Subnet, host_link_name
@@ -249,9 +249,9 @@ class World:
 
 
 @asynccontextmanager
-async def running(memory: Memory, *, linger_s: float = 0.01) -> AsyncIterator[Dataplane]:
+async def running(store: AttachmentStore, *, linger_s: float = 0.01) -> AsyncIterator[Dataplane]:
     """A dataplane of the node, with its loops; leaving it stops both as a service would."""
-    async with Dataplane(Node(NODE_IP, NODE_IP6), memory, linger_s=linger_s, repair_s=3600.0) as dataplane:
+    async with Dataplane(Node(NODE_IP, NODE_IP6), store, linger_s=linger_s, repair_s=3600.0) as dataplane:
         await dataplane.ensure_eni(ENI_MAC, SUBNET)
         loops = asyncio.create_task(dataplane.run())
         try:

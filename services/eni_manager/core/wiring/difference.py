@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from services.eni_manager.core.wiring.values import Address, Item, Link, Rule, Shaper, Side, Sysctl
+from services.eni_manager.core.wiring.values import Address, Item, Link, Priority, Rule, Shaper, Side, Sysctl
 
 
 class Put(msgspec.Struct, frozen=True):
@@ -30,6 +30,8 @@ class Drop(msgspec.Struct, frozen=True):
 
 Change = Put | Drop
 
+_OURS = frozenset(Priority)
+
 
 def changes(wanted: Side, actual: Side) -> list[Change]:
     """Every difference that matters, in the order in which to mend them (drops just before what replaces them).
@@ -51,7 +53,7 @@ def changes(wanted: Side, actual: Side) -> list[Change]:
 def stale_rules(present: Iterable[Rule], used: Iterable[str]) -> list[Rule]:
     """Rules of ours whose address no pod uses: what a pod left behind that nobody unplugged (§13 R5)."""
     in_use = frozenset(used)
-    return [rule for rule in present if (rule.source or rule.to) not in in_use]
+    return [rule for rule in present if rule.priority in _OURS and (rule.source or rule.to) not in in_use]
 
 
 def _missing(wanted: Iterable[Item], actual: Iterable[Item]) -> Iterator[Put]:
