@@ -16,7 +16,8 @@ from typing import Any, ParamSpec, Self, TypeVar
 
 import msgspec
 
-from compose.lab.fabric import names, netns, script
+from compose.lab.fabric import kernel, names, script
+from compose.lab.fabric.netns import enter
 from compose.lab.fabric.script import Plan, Port
 from shared.errors import NotFound
 from shared.model import Ip, Mac
@@ -53,7 +54,7 @@ def remove_leftovers(lab: str) -> list[str]:
     """Remove every namespace of a lab that nobody runs; returns their names."""
     found = names.existing(lab)
     for namespace in found:
-        netns.delete(namespace)
+        kernel.delete(namespace)
     return found
 
 
@@ -72,8 +73,9 @@ class VpcFabric:
 
     async def __aenter__(self) -> Self:
         await asyncio.to_thread(self._make_namespaces)
-        enter = functools.partial(netns.enter, names.path(self.vpc))
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="lab-fabric", initializer=enter)
+        self._thread = ThreadPoolExecutor(
+            1, thread_name_prefix="lab-fabric", initializer=enter, initargs=(names.path(self.vpc),)
+        )
         try:
             await self.inside_vpc(self._build)
         except BaseException:
@@ -106,16 +108,16 @@ class VpcFabric:
 
     def _make_namespaces(self) -> None:
         remove_leftovers(self.lab)
-        netns.add(self.vpc)
-        netns.add(self.outside)
+        kernel.add(self.vpc)
+        kernel.add(self.outside)
 
     def _build(self) -> None:
-        netns.write_sysctls(script.ROUTER_SYSCTLS)
-        netns.ip(script.vpc_links(self.plan, self.outside))
+        kernel.write_sysctls(script.ROUTER_SYSCTLS)
+        kernel.ip(script.vpc_links(self.plan, self.outside))
         for subnet in self.plan.subnets:
-            netns.write_sysctls(script.bridge_sysctls(subnet))
-        netns.nft([script.FILTER])
-        netns.inside(self.outside, lambda: netns.ip(script.outside_links(self.plan)))
+            kernel.write_sysctls(script.bridge_sysctls(subnet))
+        kernel.nft([script.FILTER])
+        kernel.inside(self.outside, lambda: kernel.ip(script.outside_links(self.plan)))
 
     # ---- nodes
 
@@ -126,16 +128,16 @@ class VpcFabric:
 
     def _add_node(self, node: str) -> None:
         namespace = names.namespace(self.lab, node)
-        netns.add(namespace)
+        kernel.add(namespace)
         self._nodes[node] = namespace
-        netns.inside(namespace, _prepare_node)
+        kernel.inside(namespace, _prepare_node)
 
     async def remove_node(self, node: str) -> None:
         """The machine goes; what is plugged into it goes with it."""
         for port in [p for p in self.ports.values() if p.node == node]:
             await self.unplug(port.eni)
         if (namespace := self._nodes.pop(node, None)) is not None:
-            await self.inside_vpc(netns.delete, namespace)
+            await self.inside_vpc(kernel.delete, namespace)
 
     # ---- ENIs
 
@@ -149,14 +151,14 @@ class VpcFabric:
 
     def _plug(self, port: Port, primary: bool) -> None:
         namespace = self._nodes[port.node]
-        device = netns.inside(namespace, _free_device)
-        netns.nft(script.hardware("add", port) + script.owners("add", port, port.addresses))
+        device = kernel.inside(namespace, _free_device)
+        kernel.nft(script.hardware("add", port) + script.owners("add", port, port.addresses))
         self.ports[port.eni] = port
-        netns.ip(script.plug_link(port, device=device, namespace=namespace))
-        netns.bridge(script.forwarding(port))
-        netns.ip(script.routes("replace", port, port.addresses))
+        kernel.ip(script.plug_link(port, device=device, namespace=namespace))
+        kernel.bridge(script.forwarding(port))
+        kernel.ip(script.routes("replace", port, port.addresses))
         if primary:
-            netns.inside(namespace, lambda: netns.ip(script.primary_interface(port, device)))
+            kernel.inside(namespace, lambda: kernel.ip(script.primary_interface(port, device)))
 
     async def unplug(self, eni: str) -> None:
         """Its device vanishes, wherever it is by now."""
@@ -164,10 +166,10 @@ class VpcFabric:
             await self.inside_vpc(self._unplug, port)
 
     def _unplug(self, port: Port) -> None:
-        netns.ip(script.routes("delete", port, port.addresses))
-        netns.nft(script.owners("delete", port, port.addresses) + script.hardware("delete", port))
+        kernel.ip(script.routes("delete", port, port.addresses))
+        kernel.nft(script.owners("delete", port, port.addresses) + script.hardware("delete", port))
         if port.eni in _device_names():  # the device's own namespace may have ended, and the link with it
-            netns.ip([f"link delete {port.eni}"])
+            kernel.ip([f"link delete {port.eni}"])
 
     async def assign(self, eni: str, addresses: tuple[Ip, ...]) -> None:
         """Packets from and for these addresses pass from now on."""
@@ -177,8 +179,8 @@ class VpcFabric:
         await self.inside_vpc(self._assign, port, fresh)
 
     def _assign(self, port: Port, addresses: tuple[Ip, ...]) -> None:
-        netns.nft(script.owners("add", port, addresses))
-        netns.ip(script.routes("replace", port, addresses))
+        kernel.nft(script.owners("add", port, addresses))
+        kernel.ip(script.routes("replace", port, addresses))
 
     async def unassign(self, eni: str, addresses: tuple[Ip, ...]) -> None:
         """They no longer pass."""
@@ -188,8 +190,8 @@ class VpcFabric:
         await self.inside_vpc(self._unassign, port, gone)
 
     def _unassign(self, port: Port, addresses: tuple[Ip, ...]) -> None:
-        netns.ip(script.routes("delete", port, addresses))
-        netns.nft(script.owners("delete", port, addresses))
+        kernel.ip(script.routes("delete", port, addresses))
+        kernel.nft(script.owners("delete", port, addresses))
 
     def _port(self, eni: str) -> Port:
         if (port := self.ports.get(eni)) is None:
@@ -212,7 +214,7 @@ class VpcFabric:
         """What a node's namespace holds now."""
         if (namespace := self._nodes.get(node)) is None:
             raise NotFound(f"there is no node {node}")
-        return await self.inside_vpc(netns.inside, namespace, _links)
+        return await self.inside_vpc(kernel.inside, namespace, _links)
 
     async def vpc_links(self) -> list[Link]:
         """What the VPC's namespace holds now."""
@@ -230,8 +232,8 @@ def _listening(address: Ip, port: int) -> socket.socket:
 
 
 def _prepare_node() -> None:
-    netns.write_sysctls(script.NODE_SYSCTLS)
-    netns.ip(["link set lo up"])
+    kernel.write_sysctls(script.NODE_SYSCTLS)
+    kernel.ip(["link set lo up"])
 
 
 def _device_names() -> set[str]:

@@ -19,7 +19,7 @@ from aliyunsdkcore.client import AcsClient
 from aliyunsdkcore.request import CommonRequest
 
 from compose.lab.cloud.server import READY_FILE, About
-from compose.lab.fabric import names, netns
+from compose.lab.fabric import kernel, names
 from compose.lab.waiting import until
 from shared.model import Ip
 
@@ -77,7 +77,7 @@ class Lab:
 
     async def on(self, node: str, act: Callable[[], Any]) -> Any:
         """Do something blocking in a node's namespace."""
-        return await asyncio.to_thread(netns.inside, names.namespace(self.name, node), act)
+        return await asyncio.to_thread(kernel.inside, names.namespace(self.name, node), act)
 
     async def api(self, node: str, action: str, **parameters: object) -> dict[str, Any]:
         """The official client, on a node."""
@@ -162,7 +162,7 @@ async def test_from_a_call_on_a_node_to_a_device_and_back(lab: Lab) -> None:
     assert [address for address, owner in audit["delivered"].items() if owner == eni_id] == addresses
 
     # A packet from one of its addresses leaves by it, and the counters and a capture say so.
-    await lab.on("node1", lambda: netns.ip(own_table(Ip(addresses[1]))))
+    await lab.on("node1", lambda: kernel.ip(own_table(Ip(addresses[1]))))
     _, capture = await lab.control("POST", "/captures", {"eni": eni_id, "filter": "icmp"})
     assert await lab.on("node1", lambda: ping(addresses[1], nodes[1]["primary_ip"]))
     _, packets = await lab.control("DELETE", f"/captures/{capture['id']}")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from compose.lab.fabric import names, netns
+from compose.lab.fabric import kernel, names
 from compose.lab.fabric.capture import Captures
 from compose.lab.fabric.script import GATEWAY_MAC, Plan, Subnet
 from compose.lab.fabric.vpc import VpcFabric, remove_leftovers
@@ -75,7 +75,7 @@ class Nodes:
         )
 
     async def ip(self, node: str, *lines: str) -> None:
-        await asyncio.to_thread(netns.inside, self.netns(node), lambda: netns.ip(lines))
+        await asyncio.to_thread(kernel.inside, self.netns(node), lambda: kernel.ip(lines))
 
     async def run(self, node: str, *command: str) -> subprocess.CompletedProcess[str]:
         return await asyncio.to_thread(
@@ -93,7 +93,7 @@ class Nodes:
 
     async def echoes(self, node: str) -> int:
         """Echo requests that the node's own kernel has seen, whoever they were for."""
-        return await asyncio.to_thread(netns.inside, self.netns(node), echo_requests)
+        return await asyncio.to_thread(kernel.inside, self.netns(node), echo_requests)
 
     async def sent(self, eni: str, address: Ip) -> int:
         return (await self.fabric.counters(eni)).sent[address].packets
@@ -240,7 +240,7 @@ async def test_nobody_can_speak_for_others_by_arp(nodes: Nodes) -> None:
             victim + mac + bytes.fromhex("0806" "0001" "0800" "06" "04" "0002")
             + mac + socket.inet_aton(claimed) + victim + socket.inet_aton(told)
         )  # fmt: skip
-        await asyncio.to_thread(netns.inside, nodes.netns("node1"), lambda reply=reply: send_frame("eth0", reply))
+        await asyncio.to_thread(kernel.inside, nodes.netns("node1"), lambda reply=reply: send_frame("eth0", reply))
     assert await nodes.ping("node3", NODE2)
     neighbours = (await nodes.run("node3", "ip", "neighbour", "show", A.gateway)).stdout
     assert f"lladdr {GATEWAY_MAC}" in neighbours
@@ -305,7 +305,7 @@ async def test_labs_of_other_names_are_not_disturbed_by_equal_addresses(nodes: N
 async def test_a_fabric_that_nobody_closed_is_cleared_by_the_next_of_its_name() -> None:
     lab = new_lab()
     for part in ("vpc", "out", "node9"):
-        netns.add(names.namespace(lab, part))
+        kernel.add(names.namespace(lab, part))
     async with VpcFabric(plan(lab)) as fabric:
         assert names.existing(lab) == [fabric.outside, fabric.vpc]
     assert remove_leftovers(lab) == []
