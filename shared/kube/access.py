@@ -60,7 +60,7 @@ async def open_session(access: Access) -> aiohttp.ClientSession:
         tls: ssl.SSLContext | bool = True
         if access.server.startswith("https://"):
             tls = await asyncio.to_thread(_tls_context, access)
-        connector = aiohttp.TCPConnector(ssl=tls, limit=0, socket_factory=_socket_with_keepalive)
+        connector = aiohttp.TCPConnector(ssl=tls, limit=0, socket_factory=socket_with_keepalive)
     # Proxy variables, .netrc and cookies of the node have no say in how its own API server is reached.
     return aiohttp.ClientSession(connector=connector, trust_env=False, cookie_jar=aiohttp.DummyCookieJar())
 
@@ -75,7 +75,7 @@ def _tls_context(access: Access) -> ssl.SSLContext:
     return context
 
 
-def _socket_with_keepalive(address: aiohttp.AddrInfoType) -> socket.socket:
+def socket_with_keepalive(address: aiohttp.AddrInfoType) -> socket.socket:
     """A watch is silent for minutes: only the kernel can tell a quiet server from one that is gone (within 30 s)."""
     family, kind, protocol, _, _ = address
     made = socket.socket(family, kind, protocol)

@@ -13,12 +13,14 @@ class Faults:
     """Knobs; all off at first.
 
     `delay_s` holds back each answer. `refuse` makes the next requests fail with a Refusal (503, 429, 410, …).
+    `go_away` resets every connection, old and new, until `come_back`: the server is down for its clients.
     `cut_watches()` breaks the connections of the watches that run now, as a load balancer would.
     """
 
     def __init__(self) -> None:
         self.delay_s = 0.0
         self.closing = False
+        self._away = False
         self._refusals: list[Refusal] = []
         self._watches: set[asyncio.Transport] = set()
 
@@ -33,6 +35,15 @@ class Faults:
             transport.abort()
         return len(cut)
 
+    def go_away(self) -> None:
+        """From now on nobody gets an answer."""
+        self._away = True
+        self.cut_watches()
+
+    def come_back(self) -> None:
+        """Answer again."""
+        self._away = False
+
     @property
     def watches(self) -> int:
         """How many watches run now."""
@@ -42,6 +53,10 @@ class Faults:
         """What happens to a request before it is looked at."""
         if self.delay_s:
             await asyncio.sleep(self.delay_s)
+        if self._away:
+            if request.transport is not None:
+                request.transport.abort()
+            raise Refusal(503, "ServiceUnavailable", "nobody will read this: the connection is gone")
         if self._refusals:
             raise self._refusals.pop(0)
 

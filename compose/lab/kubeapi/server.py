@@ -91,6 +91,8 @@ class KubeApi:
         document = self._document(request.path)
         if document is not None:
             return document
+        if request.query.get("dryRun"):
+            raise status.bad_request("the lab's API server has no dry run, and will not do it in earnest instead")
         target = target_of(request.path, self.api.kinds)
         match request.method:
             case "GET" if _flag(request, "watch") and not target.subresource:

@@ -97,6 +97,7 @@ async def test_the_verbs_over_http(http: aiohttp.ClientSession) -> None:
         ("GET", "/api/v1/pods?labelSelector=%2C", 400),
         ("GET", "/api/v1/pods?watch=1&resourceVersion=x", 400),
         ("GET", "/api/v1/pods?watch=1&timeoutSeconds=soon", 400),
+        ("POST", f"{PODS}?dryRun=All", 400),
         ("POST", f"{PODS}/a", 405),
         ("PUT", PODS, 405),
         ("PATCH", PODS, 405),
@@ -227,6 +228,20 @@ async def test_cut_watches_break_and_are_counted(kube: KubeApi, http: aiohttp.Cl
     async with asyncio.timeout(20):
         while kube.faults.watches:  # noqa: ASYNC110
             await asyncio.sleep(0)
+
+
+async def test_a_server_that_is_away_answers_nobody(kube: KubeApi, http: aiohttp.ClientSession) -> None:
+    async with watching(http) as events:
+        await create(http, "a")
+        await anext(events)
+        kube.faults.go_away()
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await anext(events)
+    with pytest.raises(aiohttp.ClientConnectionError):
+        await http.get(PODS)
+    kube.faults.come_back()
+    async with http.get(PODS) as answer:
+        assert answer.status == 200
 
 
 async def test_closing_ends_watches_at_once(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The client: on the lab's API server for what Kubernetes answers, on a scripted one for what it should not."""
 
 import asyncio
+import socket
 import ssl
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -8,13 +9,14 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+import uvloop
 from aiohttp import web
 
 from compose.lab.kubeapi import KubeApi
 from compose.lab.kubeapi.status import Refusal
 from shared.config import KubeConfig
 from shared.errors import Conflict, DeadlineExceeded, Invalid, NotFound, Refused, Unavailable
-from shared.kube.access import KubeAddress
+from shared.kube.access import KubeAddress, socket_with_keepalive
 from shared.kube.client import KubeClient
 from shared.kube.errors import ApiConflict, ApiError, ApiInternal, ApiInvalid, ApiNotFound, ApiTimeout, ApiUnavailable
 from shared.kube.objects import ConfigMap, Namespace, Node, Object, Pod
@@ -238,3 +240,39 @@ async def test_tls_verifies_and_presents_certificates(certificate: tuple[Path, P
                 await client.get(NAMESPACES, Object, "x")
         async with KubeClient(KubeConfig(server=server, cert_file=cert, key_file=key, insecure=True)) as client:
             await client.get(NAMESPACES, Object, "x")
+
+
+def test_all_of_it_on_uvloop(certificate: tuple[Path, Path]) -> None:
+    """The loop that the services run on: TLS, TCP with keepalive, a watch."""
+    cert, key = certificate
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(cert, key)
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        assert request.transport is not None
+        if "watch" not in request.query:
+            return web.json_response(NAMESPACE)
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(b"{}\n")
+        return response
+
+    async def talk() -> None:
+        async with scripted(answer, tls=tls) as server, KubeClient(KubeConfig(server=server, ca_file=cert)) as client:
+            assert (await client.get(NAMESPACES, Namespace, "x")).metadata.name == "x"
+            async with client.watch(PODS, resource_version="1", window_s=300) as chunks:
+                assert b"".join([chunk async for chunk in chunks]) == b"{}\n"
+
+    uvloop.run(talk())
+
+
+def test_a_dead_connection_is_noticed_within_half_a_minute() -> None:
+    """A watch is silent for minutes; the kernel asks on its behalf."""
+    with socket_with_keepalive((socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", 0))) as made:
+        assert made.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        idle, every, count = (
+            made.getsockopt(socket.IPPROTO_TCP, option)
+            for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+        )
+        assert idle + every * count <= 30
+        assert made.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 30_000
