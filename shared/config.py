@@ -109,10 +109,8 @@ def read_section(section: str, path: Path | None, problems: list[str]) -> tuple[
         return {}, ""
     source = f" (file {path})"
     document = read_json(path, problems)
-    if document is None:
-        return {}, source
     if not isinstance(document, dict):
-        problems.append(f"expected an object with sections, got {_shown(document)}{source}")
+        problems.append(f"expected an object with sections, got {shown(document)}{source}")
         return {}, source
     problems.extend(
         f"{name}: no such section{did_you_mean(name, SECTIONS)}{source}" for name in document if name not in SECTIONS
@@ -121,17 +119,14 @@ def read_section(section: str, path: Path | None, problems: list[str]) -> tuple[
 
 
 def read_json(path: Path, problems: list[str]) -> Any:
-    """The content of a JSON file; None after a problem."""
+    """The content of a JSON file; an empty object after a problem."""
     try:
-        content = path.read_bytes()
+        return msgspec.json.decode(path.read_bytes())
     except OSError as error:
         problems.append(f"{path}: {error.strerror}")
-        return None
-    try:
-        return msgspec.json.decode(content)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         problems.append(f"{path}: not JSON: {error}")
-        return None
+    return {}
 
 
 def overrides(kind: type, section: str, env: Mapping[str, str], problems: list[str]) -> dict[str, tuple[str, str]]:
@@ -150,7 +145,7 @@ def overrides(kind: type, section: str, env: Mapping[str, str], problems: list[s
 def _build(kind: type[T], section: str, given: Any, source: str, env: Mapping[str, str], problems: list[str]) -> T:
     reader = Reader(source, problems)
     if not isinstance(given, dict):
-        reader.problem(section, f"expected an object, got {_shown(given)}")
+        reader.problem(section, f"expected an object, got {shown(given)}")
         given = {}
     value = reader.struct(kind, given, section, env=overrides(kind, section, env, problems))
     if problems:
@@ -219,7 +214,7 @@ class Reader:
         except msgspec.ValidationError as error:
             choices = _choices(kind)
             expected = f"expected one of {', '.join(map(str, choices))}" if choices else _plain(str(error))
-            self.problem(path, f"{expected}, got {'something else' if kind is Secret else _shown(given)}")
+            self.problem(path, f"{expected}, got {'something else' if kind is Secret else shown(given)}")
             return None
 
     def from_text(self, text: str, kind: Any, path: str, variable: str) -> Any:
@@ -291,7 +286,8 @@ def _choices(kind: Any) -> list[object]:
     return list(kind.__members__.values()) if isinstance(kind, EnumType) else []
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """What was found instead, with its JSON type, for a message."""
     text = repr(value)
     return f"{_json_name(value)} {text if len(text) <= 60 else text[:57] + '...'}" if value is not None else "null"
 

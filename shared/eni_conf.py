@@ -13,7 +13,7 @@ import msgspec
 
 from shared import log as logs
 from shared.backoff import Backoff
-from shared.config import ConfigError, Reader, did_you_mean, overrides, read_json, read_section
+from shared.config import ConfigError, Reader, did_you_mean, overrides, read_json, read_section, shown
 from shared.duration import Duration, parse_duration
 from shared.secret import Secret
 
@@ -68,8 +68,8 @@ class EniConf(msgspec.Struct, frozen=True):
     security_group: str = ""
     security_groups: list[str] = []
     """Together with security_group; none at all: those of the primary ENI."""
-    vswitch_selection_policy: Literal["random", "ordered", "most"] = "random"
-    """`ordered` and `most` both mean: the vSwitch with the most free addresses."""
+    vswitch_selection_policy: Literal["random", "ordered", "most"] = "ordered"
+    """`ordered` and `most` both mean: the vSwitch with the most free addresses. The default is the product's."""
     eni_selection_policy: Literal["most_ips", "least_ips"] = "most_ips"
     """Which ENI receives the next address."""
     ip_stack: Literal["ipv4", "dual"] = "ipv4"
@@ -145,9 +145,9 @@ def load_eni_conf(path: Path | None, env: Mapping[str, str]) -> EniConf:
     given, source = read_section("eni_conf", path, problems)
     if isinstance(given, str):
         source = f" (file {given})"
-        given = {} if (content := read_json(Path(given), problems)) is None else content
+        given = read_json(Path(given), problems)
     if not isinstance(given, dict):
-        problems.append(f"eni_conf: expected an object or a file's path, got {type(given).__name__}{source}")
+        problems.append(f"eni_conf: expected an object or a file's path, got {shown(given)}{source}")
         given = {}
     conf = parse_eni_conf(given, source, problems, overrides(EniConf, "eni_conf", env, problems))
     if problems or conf is None:
@@ -162,22 +162,27 @@ def parse_eni_conf(
     before = len(problems)
     reader = Reader(source, problems)
     values: dict[str, Any] = {}
+
+    def keep(name: str, value: Any, so_far: int) -> None:
+        if len(problems) == so_far:  # else it is half a value
+            values[name] = value
+
     for key, value in given.items():
+        so_far = len(problems)
         name = key if key in _FIELDS else key.lower()
         if name not in _FIELDS:
             log.warning("eni_conf_key_ignored", key=key, hint=did_you_mean(key, _FIELDS).removeprefix("; "))
         elif name in _EMPTY_IS_DEFAULT and value == "":
             continue
         elif name == "backoff_override" and isinstance(value, dict):
-            values[name] = {
-                entry: _backoff(raw, f"eni_conf.backoff_override.{entry}", reader) for entry, raw in value.items()
-            }
+            path = f"eni_conf.{name}"
+            keep(name, {entry: _backoff(raw, f"{path}.{entry}", reader) for entry, raw in value.items()}, so_far)
         elif value is not None:
-            values[name] = reader.value(value, _FIELDS[name], f"eni_conf.{name}")
+            keep(name, reader.value(value, _FIELDS[name], f"eni_conf.{name}"), so_far)
     for name, (variable, text) in env.items():
-        values[name] = reader.from_text(text, _FIELDS[name], f"eni_conf.{name}", variable)
-    readable = {name: value for name, value in values.items() if value is not None}
-    conf = EniConf(**readable)
+        so_far = len(problems)
+        keep(name, reader.from_text(text, _FIELDS[name], f"eni_conf.{name}", variable), so_far)
+    conf = EniConf(**values)
     _check(conf, reader)
     return conf if len(problems) == before else None
 
