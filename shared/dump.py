@@ -25,39 +25,48 @@ def _presentable(value: object) -> object:
             return f"{type(value).__name__}: {value}"
         case Mapping():
             return dict(value)
-        case _:
-            return repr(value)
+        case _:  # keys that are no text come here too
+            return str(value)
 
 
 def _harmless(value: object) -> object:
     """Whatever msgspec refused, piece by piece: odd keys become text, lone surrogates are escaped."""
     match value:
         case str():
-            return value.encode("utf-8", "backslashreplace").decode()
+            return _text(value)
         case Mapping():
-            return {str(_harmless(str(key))): _harmless(item) for key, item in value.items()}
+            return {_text(key): _harmless(item) for key, item in value.items()}
         case list() | tuple() | set() | frozenset():
             return [_harmless(item) for item in value]
         case msgspec.Struct():
             return {name: _harmless(getattr(value, name)) for name in value.__struct_fields__}
-        case None | bool() | int() | float():
+        case None | bool() | float():
             return value
+        case int():
+            return value if -(2**63) <= value < 2**64 else str(value)
         case _:
-            return _harmless(str(_presentable(value)))
+            return _text(value)
+
+
+def _text(value: object) -> str:
+    try:
+        return str(_presentable(value)).encode("utf-8", "backslashreplace").decode()
+    except Exception:
+        return ascii(type(value))
 
 
 _encoder = msgspec.json.Encoder(enc_hook=_presentable)
 
 
 def dump(value: object) -> bytes:
-    """One line of JSON. What JSON cannot say is said as text (`repr`), Secrets as `***`."""
+    """One line of JSON. What JSON cannot say is said as text (`str`), Secrets as `***`."""
     try:
         return _encoder.encode(value)
     except Exception:  # whatever an odd object does when it is looked at: a log line must not raise
         try:
             return _encoder.encode(_harmless(value))
-        except Exception:
-            return msgspec.json.encode(ascii(type(value)))
+        except RecursionError:
+            return _encoder.encode(_text(type(value)))
 
 
 def dump_pretty(value: object) -> bytes:
