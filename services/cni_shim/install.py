@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from services.cni_shim import shim
+from services.cni_shim import alone, shim
 from services.cni_shim.config import Deadlines, GatewayConfig
 from shared.config import ConfigError, load, load_node
 
@@ -21,10 +21,15 @@ NAME: Final = "terway"
 
 
 def render(*, socket: Path, spool: Path, deadlines: Deadlines) -> str:
-    """The shim's source with its three constants set."""
+    """The shim's source with its constants set."""
     source = Path(shim.__file__).read_text(encoding="utf-8")
-    table = {name.upper().encode(): seconds for name, seconds in msgspec.to_builtins(deadlines).items()}
-    for name, value in {"SOCKET": os.fsencode(socket), "SPOOL": os.fsencode(spool), "DEADLINES": table}.items():
+    constants = {
+        "SOCKET": os.fsencode(socket),
+        "SPOOL": os.fsencode(spool),
+        "DEADLINES": {name.upper().encode(): seconds for name, seconds in msgspec.to_builtins(deadlines).items()},
+        "ALONE": Path(alone.__file__).read_text(encoding="utf-8"),
+    }
+    for name, value in constants.items():
         source, found = re.subn(rf"^{name} = .*$", lambda _, v=value, n=name: f"{n} = {v!r}", source, flags=re.M)  # type: ignore[misc]
         assert found == 1, f"shim.py sets {name} {found} times"
     return source

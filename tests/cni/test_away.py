@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from services.cni_shim.shim import write_note
+from services.cni_shim.alone import write_note
 from shared.crashpoint import STATUS, names
 from shared.errors import Internal, Unavailable
 from tests.cni.fakes import FakeSite, until

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from services.cni_shim import shim
+from services.cni_shim import alone
 from services.cni_shim.core.frame import BadFrame, Call, note_of, read_call
 from services.cni_shim.core.request import Del, parse
 from services.cni_shim.core.spec import CniError
@@ -40,7 +40,7 @@ class Spool:
     async def leave(self, call: Call) -> None:
         """Keep the DEL of a call's attachment; durable when this returns. Unavailable: it could not be kept."""
         try:
-            await asyncio.to_thread(shim.write_note, bytes(self.directory), note_of(call))
+            await asyncio.to_thread(alone.write_note, bytes(self.directory), note_of(call))
         except OSError as error:
             raise Unavailable(f"no note can be left in {self.directory}: {error}") from error
 
