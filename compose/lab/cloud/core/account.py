@@ -10,7 +10,6 @@ holds the fabric takes with `take_effects` and carries out in order, answering w
                 fabric
 """
 
-import hashlib
 import heapq
 from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
@@ -20,6 +19,7 @@ import msgspec
 from compose.lab.cloud.core import errors
 from compose.lab.cloud.core.addresses import AddressSpace
 from compose.lab.cloud.core.catalogue import TYPES, InstanceType
+from compose.lab.cloud.core.keys import Keys
 from compose.lab.cloud.core.model import (
     AccessKey,
     AddNode,
@@ -88,7 +88,7 @@ class Account:
         self.security_groups = {g.id: g for g in self.layout.security_groups}
         self.enis: dict[str, Eni] = {}
         self.instances: dict[str, Instance] = {}
-        self.keys: dict[str, AccessKey] = {}
+        self.keys = Keys()
         self.max_enis = max_enis
         self._ipv4 = {v.id: AddressSpace(v.id, v.cidr) for v in self.layout.vswitches}
         self._ipv6 = {v.id: AddressSpace(v.id, v.ipv6_cidr) for v in self.layout.vswitches if v.ipv6_cidr}
@@ -97,6 +97,10 @@ class Account:
         self._effects: list[Effect] = []
         self._random = random
         self._counter = 0
+
+    def add_key(self, key: AccessKey) -> None:
+        """Let its holder call."""
+        self.keys.add(key)
 
     # ---- time and the world
 
@@ -465,26 +469,3 @@ class Account:
             mine_enis = self.enis_of(instance.id)
             assert len(mine_enis) <= limits.eni_quantity
             assert all(len(e.ipv4) <= limits.ipv4_per_eni for e in mine_enis)
-
-    # ---- keys
-
-    def add_key(self, key: AccessKey) -> None:
-        """Let its holder call."""
-        self.keys[key.id] = key
-
-    def role_key(self, instance_id: str, now: float, *, lifetime: float = 6 * 3600.0) -> AccessKey:
-        """The temporary key of the instance's role: the current one, or a new one in the last tenth of its life."""
-        prefix = f"STS.{instance_id}."
-        mine = [k for k in self.keys.values() if k.id.startswith(prefix)]
-        current = max(mine, key=lambda k: k.expires_at or 0.0, default=None)
-        if current is not None and (current.expires_at or 0.0) - now > lifetime / 10:
-            return current
-        for key in mine:
-            if (key.expires_at or 0.0) < now - lifetime:  # old enough that "expired" no longer helps anyone
-                del self.keys[key.id]
-        self._counter += 1
-        seed = f"{instance_id} {self._counter} {now}"
-        secret, token = (hashlib.sha256(f"{seed} {part}".encode()).hexdigest() for part in ("secret", "token"))
-        key = AccessKey(f"{prefix}{self._counter}", secret[:40], f"CAIS{token}", now + lifetime)
-        self.keys[key.id] = key
-        return key

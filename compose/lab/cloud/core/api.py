@@ -65,7 +65,7 @@ class Api:
             raise missing("Action")
         if (version := parameters.get("Version")) not in (ECS, VPC):
             raise CloudError("InvalidVersion", f"Specified parameter Version is not valid: {version}.")
-        verify(method, parameters, keys=self.account.keys, nonces=self._nonces, now=now)
+        verify(method, parameters, keys=self.account.keys.by_id, nonces=self._nonces, now=now)
         if (action := ACTIONS.get((version, name))) is None:
             sentence = "Specified api is not found, please check your url and method."
             raise CloudError("InvalidAction.NotFound", sentence, 404)

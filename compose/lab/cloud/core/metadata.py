@@ -102,7 +102,7 @@ def _interface(account: Account, eni: Eni) -> dict[str, str]:
 
 
 def _credentials(account: Account, instance: Instance, now: float) -> str:
-    key = account.role_key(instance.id, now)
+    key = account.keys.of_role(instance.id, now)
     assert key.token is not None and key.expires_at is not None
     return msgspec.json.encode(
         {

@@ -254,12 +254,12 @@ def test_ipv6_only_where_the_vswitch_has_it() -> None:
 
 def test_role_keys_are_renewed_before_they_expire() -> None:
     account, instance_id, _ = account_with_node()
-    first = account.role_key(instance_id, NOW, lifetime=1000)
-    assert account.role_key(instance_id, NOW + 800, lifetime=1000) == first
-    second = account.role_key(instance_id, NOW + 950, lifetime=1000)
-    assert second != first and first.id in account.keys, "the old one is good until its end"
-    account.role_key(instance_id, NOW + 5000, lifetime=1000)
-    assert first.id not in account.keys
+    first = account.keys.of_role(instance_id, NOW, lifetime=1000)
+    assert account.keys.of_role(instance_id, NOW + 800, lifetime=1000) == first
+    second = account.keys.of_role(instance_id, NOW + 950, lifetime=1000)
+    assert second != first and first.id in account.keys.by_id, "the old one is good until its end"
+    account.keys.of_role(instance_id, NOW + 5000, lifetime=1000)
+    assert first.id not in account.keys.by_id
 
 
 def test_the_source_of_a_packet_is_its_machine() -> None:
