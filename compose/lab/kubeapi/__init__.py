@@ -6,6 +6,7 @@
     store.py      objects, versions, history                     watching.py  what a watcher is told
     selectors.py  label and field selectors                      patches.py   merge, JSON and strategic patches
     kinds.py      what is served                                 discovery.py the documents that say so
+    tables.py     what `kubectl get` prints
     status.py     refusals in Kubernetes' words                  faults.py    what goes wrong on purpose
 
 Only server.py and faults.py know of asyncio. Nothing here schedules pods or runs controllers.

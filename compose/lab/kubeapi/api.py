@@ -227,7 +227,7 @@ class Api:
                 return new
         if kind.collection == crds.COLLECTION:
             served = crds.kinds_of(new, kind)
-            self.kinds.withdraw(served[0].collection)
+            self.kinds.withdraw(crds.collection_of(old))
             self.kinds.serve(served)
         return _in_version(self.store.put(kind.collection, name, new), kind)
 
@@ -235,10 +235,10 @@ class Api:
         """The object goes, with what only lived through it."""
         last = self.store.remove(kind.collection, name)
         if kind.collection == crds.COLLECTION:
-            for collection in {served.collection for served in crds.kinds_of(last, kind)}:
-                for orphan in [*self.store.all(collection)]:
-                    self.store.remove(collection, orphan)
-                self.kinds.withdraw(collection)
+            collection = crds.collection_of(last)
+            for orphan in [*self.store.all(collection)]:
+                self.store.remove(collection, orphan)
+            self.kinds.withdraw(collection)
         self._finish_namespace(name[0])
         if kind.collection == ("", "pods"):
             return _in_version(last, kind)

@@ -53,6 +53,11 @@ def kinds_of(crd: Json, kind: Kind) -> list[Kind]:
     ]
 
 
+def collection_of(crd: Json) -> Collection:
+    """Where the objects of a definition are kept, whether it is served or not."""
+    return (crd["spec"]["group"], crd["spec"]["names"]["plural"])
+
+
 def established(crd: Json, *, now: str) -> Json:
     """The definition with the status that its controller would write: served from now on."""
     names = {"listKind": f"{crd['spec']['names']['kind']}List", "singular": crd["spec"]["names"]["kind"].lower()}

@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from compose.lab.kubeapi import discovery, status
+from compose.lab.kubeapi import discovery, status, tables
 from compose.lab.kubeapi.api import Api, DeleteOptions, ListOptions, version_of
 from compose.lab.kubeapi.faults import Faults
 from compose.lab.kubeapi.paths import Target, target_of
@@ -40,12 +40,12 @@ MAX_WINDOW_S = 86_400.0
 class KubeApi:
     """One cluster. `history` bounds what watches can resume from; `bookmark_s` is the pause between bookmarks.
 
-    The first version comes from the clock, so that a restarted lab never repeats the versions of its past: whoever
-    resumes a watch from before gets 410 and lists anew, as after any compaction.
+    The first version comes from the clock in milliseconds, so that a restarted lab never repeats the versions of its
+    past: whoever resumes a watch from before gets 410 and lists anew, as after any compaction.
     """
 
     def __init__(self, *, history: int = 10_000, bookmark_s: float = 60.0, first_version: int | None = None) -> None:
-        first = int(time.time()) if first_version is None else first_version
+        first = int(time.time() * 1000) if first_version is None else first_version
         self.store = Store(first_version=first, history=history, on_change=self._wake)
         self._news = asyncio.Event()
         self.api = Api(self.store, now=_now, new_uid=lambda: str(uuid.uuid4()), chance=random.random)
@@ -98,9 +98,11 @@ class KubeApi:
             case "GET" if _flag(request, "watch") and not target.subresource:
                 return await self._watch(request, target)
             case "GET" if target.name:
-                return _json(self.api.get(target.kind, target.key))
+                found = self.api.get(target.kind, target.key)
+                return _json(self._as_asked(request, target, found, [found]))
             case "GET":
-                return _json(self.api.list(target.kind, _list_options(request, target)))
+                found = self.api.list(target.kind, _list_options(request, target))
+                return _json(self._as_asked(request, target, found, found["items"]))
             case "POST":
                 return self._post(target, await _body(request))
             case "PUT" if target.name:
@@ -115,6 +117,14 @@ class KubeApi:
                 options = await _delete_options(request)
                 return _json(self.api.delete_collection(target.kind, _list_options(request, target), options))
         raise status.method_not_allowed()
+
+    def _as_asked(self, request: web.Request, target: Target, found: Json, items: Sequence[Json]) -> Json:
+        """What was found, or a table of it for a client that prints."""
+        if tables.ACCEPT not in request.headers.get("Accept", ""):
+            return found
+        include = request.query.get("includeObject", "Metadata")
+        listed = {key: found["metadata"][key] for key in ("resourceVersion", "continue") if key in found["metadata"]}
+        return tables.table(target.kind, items, listed, now=_now(), include=include)
 
     def _document(self, path: str) -> web.Response | None:
         """What is served besides objects: discovery, the version, health."""

@@ -404,6 +404,18 @@ def test_a_definition_makes_kinds_and_its_end_takes_them_away(cluster: Cluster) 
     assert not cluster.store.all((group, "gnus"))
 
 
+def test_a_definition_that_changes_changes_what_is_served(cluster: Cluster) -> None:
+    crds = cluster.kind("customresourcedefinitions", "apiextensions.k8s.io")
+    name = ("", "gnus.crd.projectcalico.org")
+    cluster.api.create(crds, "", CRD)
+    cluster.create("gnus", "a", group="crd.projectcalico.org")
+    for served in (["v3"], [], ["v1"]):
+        versions = [version | {"served": version["name"] in served} for version in CRD["spec"]["versions"]]
+        cluster.api.patch(crds, name, MERGE, {"spec": {"versions": versions}})
+        assert [kind.version for kind in cluster.api.kinds if kind.plural == "gnus"] == served
+    assert cluster.api.get(cluster.kind("gnus", "crd.projectcalico.org"), ("", "a")), "objects outlast their serving"
+
+
 def test_incomplete_definitions_are_refused(cluster: Cluster) -> None:
     crds = cluster.kind("customresourcedefinitions", "apiextensions.k8s.io")
     empty: dict[str, Any] = {}

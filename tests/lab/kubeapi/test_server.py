@@ -83,6 +83,30 @@ async def test_the_verbs_over_http(http: aiohttp.ClientSession) -> None:
         assert (await gone.json())["reason"] == "NotFound"
 
 
+async def test_groups_and_custom_kinds_have_paths_of_their_own(http: aiohttp.ClientSession) -> None:
+    definition = {
+        "metadata": {"name": "gnus.x.org"},
+        "spec": {
+            "group": "x.org",
+            "scope": "Namespaced",
+            "names": {"plural": "gnus", "kind": "Gnu"},
+            "versions": [{"name": "v1alpha1", "served": True, "storage": True}],
+        },
+    }
+    async with http.post("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", json=definition) as made:
+        assert made.status == 201
+    for path in (
+        "/apis/networking.k8s.io/v1/namespaces/default/networkpolicies",
+        "/apis/x.org/v1alpha1/namespaces/default/gnus",
+    ):
+        async with http.post(path, json={"metadata": {"name": "a"}, "spec": {}}) as made:
+            assert made.status == 201
+        async with http.get(f"{path}/a") as read:
+            assert (await read.json())["apiVersion"] in path
+        async with http.get(path.replace("namespaces/default/", "")) as listed:
+            assert [item["metadata"]["name"] for item in (await listed.json())["items"]] == ["a"]
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
@@ -299,7 +323,8 @@ async def test_kubectl_reads_and_writes(kube: KubeApi, tmp_path: Path) -> None:
         assert "created" in await run("create", "-f", str(manifest))
         assert "configured" in await run("apply", "-f", str(manifest))
         assert "unchanged" in await run("apply", "-f", str(manifest))
-        assert "default" in await run("get", "namespaces")
+        assert "STATUS" in await run("get", "namespaces")
+        assert (await run("get", "pods", "-o", "wide")).splitlines()[1].split()[:3] == ["a", "0/0", "Pending"]
         assert "labeled" in await run("label", "pod", "a", "tier=front")
         shown = json.loads(await run("get", "pods", "-l", "tier=front", "-o", "json"))
         assert [item["metadata"]["name"] for item in shown["items"]] == ["a"]
