@@ -13,7 +13,7 @@ import random
 import socket
 import time
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -98,11 +98,9 @@ class KubeApi:
             case "GET" if _flag(request, "watch") and not target.subresource:
                 return await self._watch(request, target)
             case "GET" if target.name:
-                found = self.api.get(target.kind, target.key)
-                return _json(self._as_asked(request, target, found, [found]))
+                return _json(_shown(request, target)(self.api.get(target.kind, target.key)))
             case "GET":
-                found = self.api.list(target.kind, _list_options(request, target))
-                return _json(self._as_asked(request, target, found, found["items"]))
+                return _json(_shown(request, target)(self.api.list(target.kind, _list_options(request, target))))
             case "POST":
                 return self._post(target, await _body(request))
             case "PUT" if target.name:
@@ -117,14 +115,6 @@ class KubeApi:
                 options = await _delete_options(request)
                 return _json(self.api.delete_collection(target.kind, _list_options(request, target), options))
         raise status.method_not_allowed()
-
-    def _as_asked(self, request: web.Request, target: Target, found: Json, items: Sequence[Json]) -> Json:
-        """What was found, or a table of it for a client that prints."""
-        if tables.ACCEPT not in request.headers.get("Accept", ""):
-            return found
-        include = request.query.get("includeObject", "Metadata")
-        listed = {key: found["metadata"][key] for key in ("resourceVersion", "continue") if key in found["metadata"]}
-        return tables.table(target.kind, items, listed, now=_now(), include=include)
 
     def _document(self, path: str) -> web.Response | None:
         """What is served besides objects: discovery, the version, health."""
@@ -171,16 +161,16 @@ class KubeApi:
 
     async def _watch(self, request: web.Request, target: Target) -> web.StreamResponse:
         options = _list_options(request, target)
-        matches = self.api.matcher(target.kind, options)
+        matches, show = self.api.matcher(target.kind, options), _shown(request, target)
         window = _seconds(request, "timeoutSeconds", 1800.0)
         asked = options.resource_version
         initial = request.query.get("sendInitialEvents") == "true"
         if asked in ("", "0") or initial:
-            watch, first = Watch.from_now(self.store, target.kind, matches)
+            watch, first = Watch.from_now(self.store, target.kind, matches, show)
             if initial:
                 first += watch.bookmark(initial_end=True)
         else:
-            watch, first = Watch(self.store, target.kind, matches, version_of(asked)), b""
+            watch, first = Watch(self.store, target.kind, matches, show, version_of(asked)), b""
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         response.enable_chunked_encoding()
         await response.prepare(request)
@@ -229,6 +219,14 @@ def _json(body: Any, *, status_code: int = 200, headers: dict[str, str] | None =
     return web.Response(
         body=msgspec.json.encode(body), status=status_code, content_type="application/json", headers=headers
     )
+
+
+def _shown(request: web.Request, target: Target) -> Callable[[Json], Json]:
+    """How objects and lists are shown to this client: as they are, or as tables if it prints them."""
+    if tables.ACCEPT not in request.headers.get("Accept", ""):
+        return lambda found: found
+    include = request.query.get("includeObject", "Metadata")
+    return lambda found: tables.table(target.kind, found, now=_now(), include=include)
 
 
 def _flag(request: web.Request, name: str) -> bool:

@@ -1,6 +1,6 @@
 """Objects as the tables that `kubectl get` prints: the server chooses the columns and writes the cells. No I/O."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -24,13 +24,15 @@ class Column(msgspec.Struct, frozen=True):
     wide: bool = False
 
 
-def table(kind: Kind, items: Sequence[Json], metadata: Mapping[str, Any], *, now: str, include: str) -> Json:
-    """A Table of objects; `include` is None, Metadata or Object: what each row carries besides its cells."""
+def table(kind: Kind, found: Json, *, now: str, include: str) -> Json:
+    """A Table of an object or a list; `include` is None, Metadata or Object: what rows carry besides their cells."""
+    items = found.get("items", [found])
+    metadata = {key: found["metadata"][key] for key in ("resourceVersion", "continue") if key in found["metadata"]}
     columns = _COLUMNS.get(kind.collection, _NAME_AND_AGE)
     return {
         "kind": "Table",
         "apiVersion": "meta.k8s.io/v1",
-        "metadata": dict(metadata),
+        "metadata": metadata,
         "columnDefinitions": [
             {
                 "name": column.name,

@@ -1,6 +1,6 @@
 """One watch: what a watcher is told about each change in the store, and the lines that say so. No I/O."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -12,6 +12,9 @@ from compose.lab.kubeapi.store import Change, Expired, Store
 
 Json = dict[str, Any]
 
+Show = Callable[[Json], Json]
+"""How an object is shown to the watcher: as it is, or as a table's row."""
+
 BATCH = 500
 """Changes looked at in one go."""
 
@@ -19,17 +22,18 @@ BATCH = 500
 class Watch:
     """A watcher's place in the store's history. A slow one falls behind and expires; nothing is queued for it."""
 
-    def __init__(self, store: Store, kind: Kind, matches: Matches, version: int) -> None:
+    def __init__(self, store: Store, kind: Kind, matches: Matches, show: Show, version: int) -> None:
         self._store = store
         self._kind = kind
         self._matches = matches
+        self._show = show
         self.version = version
         """Everything up to here has been told."""
 
     @classmethod
-    def from_now(cls, store: Store, kind: Kind, matches: Matches) -> tuple["Watch", bytes]:
+    def from_now(cls, store: Store, kind: Kind, matches: Matches, show: Show) -> tuple["Watch", bytes]:
         """A watch that begins with everything there is, told as added."""
-        watch = cls(store, kind, matches, store.version)
+        watch = cls(store, kind, matches, show, store.version)
         found = sorted(store.all(kind.collection).items())
         return watch, b"".join(watch._line("ADDED", obj) for _, obj in found if matches(obj))
 
@@ -72,7 +76,7 @@ class Watch:
     def _line(self, kind: str, obj: Json) -> bytes:
         if obj["apiVersion"] != self._kind.api_version:
             obj = obj | {"apiVersion": self._kind.api_version}
-        return msgspec.json.encode({"type": kind, "object": obj}) + b"\n"
+        return msgspec.json.encode({"type": kind, "object": self._show(obj)}) + b"\n"
 
 
 def error_line(refusal: Refusal) -> bytes:

@@ -218,6 +218,15 @@ async def test_one_object_can_be_watched(http: aiohttp.ClientSession) -> None:
         assert name(await anext(events)) == "ADDED b"
 
 
+async def test_a_printer_gets_rows(http: aiohttp.ClientSession) -> None:
+    await create(http, "a")
+    headers = {"Accept": "application/json;as=Table;v=v1;g=meta.k8s.io,application/json"}
+    async with http.get(PODS, params={"watch": "1"}, headers=headers) as response:
+        event = json.loads(await response.content.readline())
+    assert event["object"]["kind"] == "Table"
+    assert event["object"]["rows"][0]["cells"][:3] == ["a", "0/0", "Pending"]
+
+
 async def test_a_version_that_was_forgotten_is_expired(kube: KubeApi, http: aiohttp.ClientSession) -> None:
     await create(http, "a", "b")
     kube.compact()

@@ -13,7 +13,7 @@ NOW = "2026-01-09T00:00:00Z"
 def row(plural: str, obj: dict[str, Any], *, group: str = "") -> dict[str, Any]:
     kind = Kinds().built_in(group, plural)
     obj["metadata"] = {"name": "a", "creationTimestamp": "2026-01-08T23:59:00Z", **obj.get("metadata", {})}
-    made = table(kind, [obj], {"resourceVersion": "7"}, now=NOW, include="Metadata")
+    made = table(kind, {"metadata": {"resourceVersion": "7"}, "items": [obj]}, now=NOW, include="Metadata")
     assert made["metadata"] == {"resourceVersion": "7"}
     return dict(zip((c["name"] for c in made["columnDefinitions"]), made["rows"][0]["cells"], strict=True))
 
@@ -100,5 +100,5 @@ def test_the_others() -> None:
 )
 def test_what_a_row_carries(include: str, carried: Any) -> None:
     obj = {"metadata": {"name": "a"}, "data": {}}
-    made = table(Kinds().built_in("", "configmaps"), [obj], {}, now=NOW, include=include)
+    made = table(Kinds().built_in("", "configmaps"), obj, now=NOW, include=include)
     assert made["rows"][0]["object"] == carried
