@@ -7,7 +7,6 @@ import hmac
 from collections.abc import AsyncIterator
 from urllib.parse import quote
 
-import aiohttp
 import msgspec
 import pytest
 from aiohttp import web

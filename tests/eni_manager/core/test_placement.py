@@ -23,6 +23,7 @@ from shared.model import EniId, Ip
 
 A = VSwitch("vsw-a")
 B = VSwitch("vsw-b")
+LIMITS = Limits(3, 10)
 
 
 def eni(name, count, state=State.READY, *, vswitch="vsw-a", most=10, slots=SlotState.VALID):
@@ -41,7 +42,7 @@ def eni(name, count, state=State.READY, *, vswitch="vsw-a", most=10, slots=SlotS
     )
 
 
-def planned(enis, total, *, limits=Limits(3, 10), blocks=None, vswitches=(A,), in_flight=None, policy="most_ips"):
+def planned(enis, total, *, limits=LIMITS, blocks=None, vswitches=(A,), in_flight=None, policy="most_ips"):
     return plan(
         enis,
         total=total,

@@ -1,0 +1,69 @@
+"""What can be set, by file and by Terway's own variables; every problem at once."""
+
+import json
+
+import pytest
+
+from services.eni_manager.config import read
+from shared.config import ConfigError
+
+
+@pytest.fixture
+def file(tmp_path):
+    def written(**sections):
+        path = tmp_path / "node.json"
+        path.write_text(json.dumps(sections))
+        return path
+
+    return written
+
+
+def test_defaults_need_no_file():
+    settings = read(None, {})
+    assert settings.own.mode == "shared-veth"
+    assert settings.own.mtu == 1500
+    assert settings.own.metadata_url == "http://100.100.100.200"
+
+
+def test_terways_variables_are_second_names(file):
+    env = {"ECS_ENDPOINT": "http://ecs", "VPC_ENDPOINT": "http://vpc", "ALICLOUD_CLIENT_SCHEME": "HTTP"}
+    own = read(file(eni_manager={"ecs_endpoint": "x"}), env).own
+    assert (own.ecs_endpoint, own.vpc_endpoint, own.scheme) == ("http://ecs", "http://vpc", "HTTP")
+    assert read(None, {**env, "TERWAY_ENI_MANAGER_ECS_ENDPOINT": "http://ours"}).own.ecs_endpoint == "http://ours"
+    assert read(None, {"ALICLOUD_ENDPOINT_TYPE": "public"}).own.endpoint_type == "public"
+
+
+def test_every_problem_of_both_sections_at_once(file):
+    path = file(
+        eni_manager={"mode": "exclusive-eni", "mtu": 9, "http_prot": 1, "gather_s": "x"},
+        eni_conf={"ip_stack": "dual", "max_eni": -1},
+    )
+    with pytest.raises(ConfigError) as raised:
+        read(path, {})
+    said = "\n".join(raised.value.problems)
+    for word in ("http_prot", "did you mean http_port", "gather_s", "max_eni"):
+        assert word in said
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"mode": "exclusive-eni"}, "eni_manager.mode: exclusive-eni is not available in this version"),
+        ({"mtu": 9}, "eni_manager.mtu: expected 576 to 9000, got 9"),
+        ({"scheme": "ftp"}, "eni_manager.scheme: expected http or https"),
+        ({"endpoint_type": "inner"}, "eni_manager.endpoint_type: expected vpc or public"),
+        ({"metadata_url": "100.100.100.200"}, "eni_manager.metadata_url: expected http://"),
+        ({"http_port": 70000}, "eni_manager.http_port: expected 0 to 65535"),
+        ({"gather_s": -1}, "eni_manager.gather_s: expected 0 or more"),
+        ({"call_timeout_s": 0}, "eni_manager.call_timeout_s: expected more than 0"),
+    ],
+)
+def test_a_value_out_of_range_is_named(file, given, says):
+    with pytest.raises(ConfigError) as raised:
+        read(file(eni_manager=given), {})
+    assert says in "\n".join(raised.value.problems)
+
+
+def test_dual_stack_is_refused_until_there_is_one(file):
+    with pytest.raises(ConfigError, match="dual is not available"):
+        read(file(eni_conf={"ip_stack": "dual"}), {})
