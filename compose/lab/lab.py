@@ -22,7 +22,7 @@ from compose.lab.containerd import image, remains
 from compose.lab.control import NodeFacts
 from compose.lab.fabric import names
 from compose.lab.fabric.vpc import remove_leftovers
-from compose.lab.layout import NETNS, ROOT, Layout
+from compose.lab.layout import CGROUP, NETNS, ROOT, Layout
 from compose.lab.mounts import unmount_below
 from compose.lab.record import Options, Record
 from compose.lab.serve import Port
@@ -181,6 +181,7 @@ async def _clear(layout: Layout) -> None:
     if layout.folder.exists():
         raise SuiteError(f"{layout.folder} cannot be removed entirely")
     remains.remove_cgroups(layout.cgroup)
+    remains.remove_empty_cgroup(CGROUP)
 
 
 async def _end_inhabitants(layout: Layout) -> None:

@@ -13,6 +13,7 @@ from shared.errors import Invalid
 
 ROOT = Path("/run/terway-lab")
 NETNS = Path("/run/netns")
+CGROUP = "/terway-lab"
 _NAME = re.compile(r"[a-z][a-z0-9]{0,11}")
 
 
@@ -41,7 +42,7 @@ class NodeLayout:
     @property
     def cgroup(self) -> str:
         """The parent of the cgroups of the node's pods."""
-        return f"/terway-lab/{self.lab}/{self.name}"
+        return f"{CGROUP}/{self.lab}/{self.name}"
 
     @property
     def config(self) -> Path:
@@ -153,7 +154,7 @@ class Layout:
     @property
     def cgroup(self) -> str:
         """The parent of the cgroups of all of the lab's pods."""
-        return f"/terway-lab/{self.lab}"
+        return f"{CGROUP}/{self.lab}"
 
     def log(self, process: str) -> Path:
         """The log of a process that belongs to no node."""

@@ -8,6 +8,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -56,6 +57,7 @@ def spawn(
         command = ["nsenter", f"--net={netns}", *command]
     for folder in (log.parent, records):
         folder.mkdir(parents=True, exist_ok=True)
+    _bury(find(records, name))
     # Every program above replaces itself by the next, so the pid is the daemon's.
     pid = os.posix_spawnp(
         command[0],
@@ -150,6 +152,13 @@ def reap(handle: int) -> None:
         os.waitid(os.P_PIDFD, handle, os.WEXITED | os.WNOHANG)
     except ChildProcessError:
         return  # started by an earlier command: init takes its status
+
+
+def _bury(predecessor: Process | None) -> None:
+    """Take the exit status of the process that bore the name before, if it was our own child."""
+    if predecessor is not None and _stat(predecessor.pid) == ("dead", predecessor.started):
+        with suppress(ChildProcessError):
+            os.waitpid(predecessor.pid, os.WNOHANG)
 
 
 async def _ended(handle: int, *, within_s: float) -> bool:

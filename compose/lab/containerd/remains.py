@@ -23,6 +23,7 @@ _RESULTS = Path("/var/lib/cni/results")
 async def clear(daemon: Daemon) -> None:
     """Remove everything of this containerd, which must have ended; success when there is nothing."""
     bundles = list(_bundles(daemon))
+    sockets = [socket for bundle in bundles for socket in _shim_sockets(bundle)]
     for victim in [*_in_cgroup(daemon.cgroup), *_shims(daemon.socket)]:
         await process.stop(victim, grace_s=0)
     namespaces = {path for bundle in bundles for path in _network_namespaces(bundle)}
@@ -33,6 +34,8 @@ async def clear(daemon: Daemon) -> None:
     remove_cgroups(daemon.cgroup)
     for bundle in bundles:
         _remove_results(bundle.name)
+    for socket in sockets:
+        socket.unlink(missing_ok=True)
     shutil.rmtree(daemon.folder, ignore_errors=True)
 
 
@@ -48,6 +51,12 @@ def _network_namespaces(bundle: Path) -> Iterator[Path]:
             # `cni-…` is what containerd names those that it makes; a container's others are under /proc.
             if namespace["type"] == "network" and path.name.startswith("cni-"):
                 yield path
+
+
+def _shim_sockets(bundle: Path) -> Iterator[Path]:
+    """Where the container's shim listens: in one folder for the whole machine, whatever containerd is told."""
+    with suppress(OSError):
+        yield Path((bundle / "address").read_text().removeprefix("unix://"))
 
 
 def _shims(socket: Path) -> Iterator[process.Process]:
@@ -92,3 +101,10 @@ def remove_cgroups(cgroup: str) -> None:
         for path, _, _ in os.walk(folder, topdown=False):
             with suppress(OSError):
                 os.rmdir(path)
+
+
+def remove_empty_cgroup(cgroup: str) -> None:
+    """Remove a cgroup that has nothing below it."""
+    for folder in _cgroup_folders(cgroup):
+        with suppress(OSError):
+            folder.rmdir()

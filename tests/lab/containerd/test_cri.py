@@ -69,12 +69,20 @@ class Node:
         await process.stop(running)
 
 
-def left(node: Node, container: process.Process, sandbox: Sandbox) -> list[object]:
+def shim_sockets(node: Node) -> list[Path]:
+    """Where the shims of running containers listen, outside of anything that this containerd was told to use."""
+    return [
+        Path(address.read_text().removeprefix("unix://"))
+        for address in (node.daemon.folder / "state/io.containerd.runtime.v2.task/k8s.io").glob("*/address")
+    ]
+
+
+def left(node: Node, container: process.Process, sandbox: Sandbox, sockets: list[Path]) -> list[object]:
     """What there still is of a sandbox and of the containerd that ran it."""
     return [
         *([container] if container.alive else []),
         *mounted_below(node.daemon.folder),
-        *(path for path in (node.daemon.folder, Path(sandbox.netns)) if path.exists()),
+        *(path for path in (node.daemon.folder, Path(sandbox.netns), *sockets) if path.exists()),
         *Path("/sys/fs/cgroup").glob(f"*/{node.name}"),
         *Path("/var/lib/cni/results").glob(f"*{sandbox.id}*"),
     ]
@@ -147,12 +155,13 @@ async def test_remains_of_a_killed_containerd_are_cleared(node: Node) -> None:
     running = process.find(node.records, "containerd")
     assert running is not None
     await process.stop(running, grace_s=0)
-    container = process.observe(sandbox.pid)
-    assert left(node, container, sandbox) != [], "containers outlive containerd"
+    container, sockets = process.observe(sandbox.pid), shim_sockets(node)
+    assert sockets
+    assert left(node, container, sandbox, sockets) != [], "containers outlive containerd"
 
     await remains.clear(node.daemon)
 
-    assert left(node, container, sandbox) == []
+    assert left(node, container, sandbox, sockets) == []
 
 
 async def test_nobody_listening_is_unavailable(tmp_path: Path) -> None:

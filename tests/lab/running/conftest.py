@@ -54,7 +54,7 @@ def _with_name(argv: tuple[str, ...], name: str) -> list[str]:
     return [*argv[:cut], "--name", name, *argv[cut:]]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def labs() -> Iterator[Callable[[], Lab]]:
     """New names for labs; whatever is left of them at the end is removed, and must have been nothing."""
     made: list[Lab] = []
@@ -69,7 +69,7 @@ def labs() -> Iterator[Callable[[], Lab]]:
         assert lab.left == []
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def lab(labs: Callable[[], Lab]) -> Lab:
     """Two nodes, pods without containers, a type of machine that takes 140 of them."""
     made = labs()
