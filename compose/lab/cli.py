@@ -132,6 +132,7 @@ def lab() -> None:
 @click.option("--processes", is_flag=True, help="Each service on its own; nobody restarts what dies.")
 @click.option("--delays", type=click.Choice(["none", "fast", "real"]), default="fast", show_default=True)
 @click.option("--cooldown", "cooldown_s", type=float, default=30.0, show_default=True, help="Of released addresses.")
+@click.option("--pool-sync", "pool_sync_s", type=float, default=120.0, show_default=True, help="Between pool balances.")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")
 @click.option(
     "--kubeconfig",

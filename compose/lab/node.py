@@ -71,6 +71,7 @@ def config_of(node: NodeLayout, facts: NodeFacts, options: Options, about: dict[
             "version": "1",
             "min_pool_size": fewest,
             "max_pool_size": most,
+            "ip_pool_sync_period": f"{options.pool_sync_s:g}s",
             "vswitches": {facts.zone: [facts.vswitch]},
             "security_group": about["security_groups"][0],
             # The real cloud's patience would only make a quick cloud slow.

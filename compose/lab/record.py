@@ -28,6 +28,8 @@ class Options(msgspec.Struct, frozen=True):
     """How long the cloud's calls take to have an effect."""
     cooldown_s: float = 30.0
     """How long a released address rests."""
+    pool_sync_s: float = 120.0
+    """How often ipam gives idle addresses above the most back (Terway's `ip_pool_sync_period`)."""
     log_level: str = "info"
 
 

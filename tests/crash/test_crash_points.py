@@ -1,0 +1,243 @@
+"""kill -9 at every crash point of every service, with a kubelet that tries again: nothing leaks, nothing doubles.
+
+The lab keeps no idle address, so that a pod's life walks the whole way each time: an ENI is created, attached and
+configured for the first pod, an address is assigned for the second, unassigned when that goes, and the ENI is
+detached and deleted with the last. One service is armed to die at one point; the test fails when it does not get
+there. Afterwards cloud, kernel, databases and runtime must agree that nothing is there.
+"""
+
+import asyncio
+import os
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+
+import pytest
+import pytest_asyncio
+
+from compose.lab import audit, control, lab, services
+from compose.lab.layout import Layout
+from compose.lab.pods import Pods, runtime_of
+from compose.lab.record import Options, Record
+from compose.lab.runtime_cni.invoke import Container, PluginFailed
+from compose.lab.runtime_cni.pods import BarePods
+from compose.lab.waiting import until
+from shared.contracts import ipam as ipam_contract
+from shared.errors import SuiteError
+from shared.model import PodKey
+from shared.rpc.client import Client
+from tests.crash.points import SERVICE_OF, crash_points
+
+pytestmark = [pytest.mark.crash, pytest.mark.timeout(180)]
+
+NODE = "node1"
+PATIENCE_S = 60.0
+
+
+class Site:
+    """One node, a kubelet's patience, and services that can be armed."""
+
+    def __init__(self, layout: Layout, record: Record, pods: Pods) -> None:
+        self.layout = layout
+        self.record = record
+        self.pods = pods
+        self.corner = layout.node(NODE)
+
+    async def add(self, name: str) -> PodKey:
+        """Add a pod as a kubelet would: after a failure clean up, then try again with a new sandbox."""
+        pod = PodKey("default", name)
+
+        async def missing() -> str:
+            try:
+                await self.pods.add(pod, node=NODE)
+            except SuiteError as error:
+                await self.delete(pod)
+                return error.message
+            return ""
+
+        await until(missing, what=f"pod {pod} runs", within_s=PATIENCE_S)
+        return pod
+
+    async def delete(self, pod: PodKey) -> None:
+        """Delete a pod; a DEL that fails is tried again with the same id."""
+
+        async def missing() -> str:
+            try:
+                await self.pods.delete(pod)
+            except SuiteError as error:
+                return error.message
+            return ""
+
+        await until(missing, what=f"pod {pod} is gone", within_s=PATIENCE_S)
+
+    @asynccontextmanager
+    async def armed(self, point: str) -> AsyncIterator[None]:
+        """The service dies at `point` in the body, and somebody starts it again. Fails when it did not die."""
+        service = services.named(SERVICE_OF[point.split(".")[0]])
+        await services.restart(self.corner, service, crash_at=point)
+        reviving = asyncio.create_task(self._revive(service), name=f"revive-{service.name}")
+        try:
+            await self._started(service, reviving)
+            yield
+            async with asyncio.timeout(PATIENCE_S):
+                await asyncio.shield(reviving)
+        except TimeoutError:
+            pytest.fail(f"{service.name} never came to {point}")
+        finally:
+            reviving.cancel()
+            await asyncio.gather(reviving, return_exceptions=True)
+
+    async def _started(self, service: services.Service, reviving: asyncio.Task[None]) -> None:
+        async def missing() -> str:
+            answers = services.ask(self.corner, service, "/healthz")[0] != 0
+            return "" if answers or reviving.done() else "no answer yet"
+
+        await until(missing, what=f"{service.name} answers", within_s=PATIENCE_S)
+
+    async def _revive(self, service: services.Service) -> None:
+        async def missing() -> str:
+            return "it lives" if services.running_process(self.corner, service) else ""
+
+        await until(missing, what=f"{service.name} dies", within_s=3 * PATIENCE_S)
+        services.start(self.corner, service)
+
+    async def nothing_left(self) -> None:
+        """All services are ready again and every side agrees that there is nothing."""
+        await services.wait_ready(self.corner)
+        found = await audit.until_clean(self.layout, self.record, within_s=PATIENCE_S)
+        node = found.nodes[NODE]
+        assert (node.sandboxes, node.leases, node.attachments) == ([], [], {})
+        assert (node.kernel.links, node.kernel.routes, node.kernel.rules) == ([], {}, [])
+
+    async def holds(self, *, addresses: int) -> None:
+        """Wait until the node has that many addresses in the cloud: what nobody wants goes back."""
+
+        async def missing() -> str:
+            async with control.connect(self.layout.cloud_socket) as cloud:
+                enis = (await cloud.audit())["enis"]
+            held = [address for eni in enis if eni["type"] != "Primary" for address in eni["ipv4"]]
+            return "" if len(held) == addresses else f"it has {held}"
+
+        await until(missing, what=f"{addresses} addresses are left", within_s=PATIENCE_S)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def site() -> AsyncIterator[Site]:
+    layout = Layout.of(f"crash{os.environ.get('PYTEST_XDIST_WORKER', '')}")
+    options = Options(
+        nodes=1, pool=(0, 0), runtime="cni", processes=True, delays="none", cooldown_s=0.2, pool_sync_s=0.3
+    )
+    record = await lab.up(layout, options, say=lambda line: None)
+    try:
+        async with Pods(layout, {NODE: "cni"}) as pods:
+            await pods.ensure_namespace("default")
+            yield Site(layout, record, pods)
+    finally:
+        await lab.down(layout, say=lambda line: None)
+
+
+# ---- what leads to a crash point
+
+
+async def life(site: Site) -> None:
+    """Two pods come and go."""
+    first = await site.add("first")
+    second = await site.add("second")
+    await site.delete(second)
+    await site.holds(addresses=1)  # so that an address goes back alone, before its ENI does
+    await site.delete(first)
+
+
+async def refused_add(site: Site) -> None:
+    """A sandbox that has an eth0 already: the ADD fails after an address was granted, and is taken back."""
+    async with runtime_of(site.corner, "cni") as runtime:
+        assert isinstance(runtime, BarePods)
+        name = f"{site.corner.netns_name}-{secrets.token_hex(6)}"
+        await _ip("netns", "add", name)
+        try:
+            await _ip("-n", name, "link", "add", "eth0", "type", "bridge")
+            container = Container(
+                id=name.rpartition("-")[2],
+                netns=f"/run/netns/{name}",
+                args={"K8S_POD_NAMESPACE": "default", "K8S_POD_NAME": "refused"},
+            )
+
+            async def still() -> str:
+                with pytest.raises(PluginFailed) as failed:
+                    await runtime.network.add(container, capabilities=ANNOTATIONS)
+                return failed.value.message if failed.value.cni_code == 11 else ""  # 11: services are coming back
+
+            await until(still, what="the ADD is refused", within_s=PATIENCE_S)
+            await _until_done(lambda: runtime.network.delete(container))
+        finally:
+            await _ip("netns", "del", name)
+
+
+async def del_without_eni_manager(site: Site) -> None:
+    """A DEL while eni_manager is away becomes a note, which is honoured when it is back."""
+    pod = await site.add("deferred")
+    eni_manager = services.named("eni_manager")
+    await services.stop(site.corner, eni_manager)
+    await site.delete(pod)
+    services.start(site.corner, eni_manager)
+
+
+async def release_before_unplug(site: Site) -> None:
+    """A caller releases an address that is still wired: eni_manager refuses to give it back."""
+    pod = await site.add("early")
+    async with Client(site.corner.run / "ipam.sock") as ipam:
+        [lease] = (await ipam.call(ipam_contract.LEASES, ipam_contract.ListLeases())).leases
+        await ipam.call(ipam_contract.RELEASE, ipam_contract.Release(lease.key))
+
+        async def refused() -> str:
+            with suppress(SuiteError):
+                state = services.ask(site.corner, services.named("ipam"), "/state")[1]
+                return "" if "not given back" in str(state) else "no refusal in ipam's story"
+            return "ipam is away"
+
+        await until(refused, what="the address is refused", within_s=PATIENCE_S)
+    await site.delete(pod)
+
+
+ANNOTATIONS = {"io.kubernetes.cri.pod-annotations": {"made": "by-a-test"}}
+
+LEADING_TO: dict[str, Callable[[Site], Awaitable[None]]] = {
+    "gateway.undo.before": refused_add,
+    "gateway.undo.after": refused_add,
+    "gateway.spool.after_note": del_without_eni_manager,
+    "gateway.spool.before_done": del_without_eni_manager,
+    "ipam.give_back.before_unmark": release_before_unplug,
+}
+"""Points that a pod's ordinary life does not come to."""
+
+
+async def _ip(*argv: str) -> None:
+    process = await asyncio.create_subprocess_exec("ip", *argv)
+    assert await process.wait() == 0, argv
+
+
+async def _until_done(act: Callable[[], Awaitable[None]]) -> None:
+    async def missing() -> str:
+        try:
+            await act()
+        except SuiteError as error:
+            return error.message
+        return ""
+
+    await until(missing, what="done", within_s=PATIENCE_S)
+
+
+# ---- the matrix
+
+
+def test_every_special_way_leads_somewhere() -> None:
+    assert LEADING_TO.keys() <= crash_points().keys()
+
+
+@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.parametrize("point", sorted(crash_points()))
+async def test_death_leaves_nothing_behind(site: Site, point: str) -> None:
+    async with site.armed(point):
+        await LEADING_TO.get(point, life)(site)
+    await site.holds(addresses=0)
+    await site.nothing_left()
