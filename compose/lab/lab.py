@@ -175,6 +175,8 @@ async def _clear(layout: Layout) -> None:
     await _end_inhabitants(layout)
     for entry in process.recorded(layout.processes):
         await process.stop(entry, grace_s=10.0 if entry.name == "cloud" else 0.0)
+    for unrecorded in process.marked(layout.folder):  # `up` was killed just after it had started them
+        await process.stop(unrecorded, grace_s=0)
     remove_leftovers(layout.lab)
     unmount_below(layout.folder)
     shutil.rmtree(layout.folder, ignore_errors=True)

@@ -14,6 +14,9 @@ from pathlib import Path
 import msgspec
 
 _ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
+MARK = "TERWAY_LAB_RECORDS"
+"""In the environment of every process of a lab, inherited by their children: the folder of their records."""
+
 _START_TIME = 19
 """Position of `starttime` in /proc/<pid>/stat, counted from the state behind the command's name."""
 
@@ -62,7 +65,7 @@ def spawn(
     pid = os.posix_spawnp(
         command[0],
         command,
-        {**_ENVIRONMENT, **(env or {})},
+        {**_ENVIRONMENT, MARK: str(records), **(env or {})},
         file_actions=[
             (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
             (os.POSIX_SPAWN_OPEN, 1, str(log), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644),
@@ -104,6 +107,19 @@ def recorded(records: Path) -> list[Process]:
 def find(records: Path, name: str) -> Process | None:
     """The recorded process of that name, alive or not."""
     return next((process for process in recorded(records) if process.name == name), None)
+
+
+def marked(folder: Path) -> list[Process]:
+    """Every process that was started with its records in or below the folder, and every child that kept the mark."""
+    found = []
+    mark = f"{MARK}={folder}/".encode()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with suppress(OSError):  # ended meanwhile
+                if any(pair.startswith(mark) for pair in (entry / "environ").read_bytes().split(b"\0")):
+                    argv = (entry / "cmdline").read_bytes().decode(errors="replace").rstrip("\0").split("\0")
+                    found.append(msgspec.structs.replace(observe(int(entry.name)), argv=argv))
+    return [process for process in found if process.alive]
 
 
 def forget(records: Path, name: str) -> None:

@@ -93,6 +93,22 @@ def said(log: Path) -> str:
     return log.read_text() if log.exists() else ""
 
 
+async def test_children_are_found_by_their_mark_though_nobody_recorded_them(tmp_path: Path) -> None:
+    shell = ["sh", "-c", "sleep 1000 & echo ready; wait"]
+    parent = process.spawn("parent", shell, log=tmp_path / "log", records=tmp_path / "node1" / "records")
+
+    async def missing() -> str:
+        return "" if "ready" in said(tmp_path / "log") else "nothing said"
+
+    await until(missing, what="ready", within_s=10)
+    await process.stop(parent, grace_s=0)
+    (orphan,) = process.marked(tmp_path)
+    assert orphan.argv == ["sleep", "1000"]
+    assert process.marked(tmp_path / "node") == [], "a folder, not the beginning of its name"
+    await process.stop(orphan, grace_s=0)
+    assert process.marked(tmp_path) == []
+
+
 def test_a_torn_record_is_skipped(tmp_path: Path) -> None:
     (tmp_path / "torn.json").write_text('{"name": "x", "pi')
     assert process.recorded(tmp_path) == []

@@ -78,6 +78,23 @@ def test_what_a_killed_lab_left_is_removed(labs: Callable[[], Lab], runtime: str
     assert killed.left == [] and not netns.exists()
 
 
+@pytest.mark.parametrize("moment", ["cloud:", "containerd answers"])
+def test_what_a_killed_up_left_is_removed(labs: Callable[[], Lab], moment: str) -> None:
+    halfway = labs()
+    argv = [sys.executable, "-m", "services.ctl", "lab", "up", "--name", halfway.name]
+    with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stderr is not None
+        for line in running.stderr:
+            if moment in line:
+                running.kill()
+                break
+        running.stderr.read()
+    assert running.returncode == -signal.SIGKILL and halfway.left != []
+    assert "left half-way" in halfway.run("status", ok=False).stderr
+    halfway.run("down")
+    assert halfway.left == []
+
+
 def test_a_lab_that_cannot_come_up_takes_itself_back(labs: Callable[[], Lab]) -> None:
     hopeless = labs()
     failed = hopeless.run("up", "--runtime", "cni", "--instance-type", "ecs.unknown.large", ok=False)
