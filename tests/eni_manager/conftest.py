@@ -15,7 +15,7 @@ from compose.lab.cloud import CLOUD, Account, Cloud, NullFabric, build_app
 from compose.lab.cloud.core.model import AccessKey, Delays, Instance
 from services.eni_manager.config import EniManagerConfig, Settings
 from services.eni_manager.service import serve
-from shared.backoff import Backoff
+from shared.backoff import TABLE, Backoff
 from shared.config import NodeConfig
 from shared.contracts.eni import (
     DEMAND,
@@ -43,17 +43,6 @@ from shared.rpc.client import Client
 from shared.secret import Secret
 
 QUICK = Backoff(0.01, 1.2, steps=40)
-NAMES = (
-    "default",
-    "eni_create",
-    "eni_ops",
-    "eni_ip_ops",
-    "eni_release",
-    "eni_delete_confirm",
-    "wait_eni_ip_removed",
-    "wait_eni_status",
-    "meta_assign_private_ip",
-)
 DELAYS = Delays(attach=(0.01, 0.02), detach=(0.01, 0.02), delete=(0.01, 0.02), metadata=(0.01, 0.02))
 TYPE = "ecs.g6.2xlarge"
 """4 ENIs, 10 addresses each: 30 pods."""
@@ -173,13 +162,13 @@ Start = Callable[..., Any]
 
 @pytest.fixture
 def start(cloud: CloudOfOne, tmp_path: Path) -> Start:
-    """`async with start(conf changes…) as running`: eni_manager against the cloud; the journal stays between starts."""
+    """`async with start(backoffs, conf changes…) as running`: eni_manager against the cloud; the journal stays."""
 
     @asynccontextmanager
-    async def started(wiring: NoKernel | None = None, **conf: Any) -> AsyncIterator[Running]:
+    async def started(backoffs: dict[str, Backoff] | None = None, **conf: Any) -> AsyncIterator[Running]:
         node = NodeConfig(run_dir=tmp_path / "run", state_dir=tmp_path / "state")
-        wiring = wiring or NoKernel()
-        settings = settings_for(cloud.url, **conf)
+        wiring = NoKernel()
+        settings = settings_for(cloud.url, backoffs, **conf)
         stop = asyncio.Event()
         service = asyncio.create_task(serve(node, settings, stop, wiring=wiring), name="eni_manager")
         async with Client(node.socket("eni_manager"), name="ipam") as client:
@@ -207,14 +196,14 @@ async def answers(ask: Callable[[], Awaitable[Any]], service: asyncio.Task[None]
     raise AssertionError("the service has ended")
 
 
-def settings_for(url: str, **conf: Any) -> Settings:
+def settings_for(url: str, backoffs: dict[str, Backoff] | None = None, **conf: Any) -> Settings:
     own = EniManagerConfig(
         http_port=0, metadata_url=url, ecs_endpoint=url, vpc_endpoint=url, gather_s=0.01, device_wait_s=0.05
     )
     given = {
         "access_key": Secret("ak"),
         "access_secret": Secret("sk"),
-        "backoff_override": dict.fromkeys(NAMES, QUICK),
+        "backoff_override": {**dict.fromkeys(TABLE, QUICK), **(backoffs or {})},
         "ip_pool_sync_period": Duration(0.2),
         "rate_limit": dict.fromkeys(RATED, 60_000),
         **conf,

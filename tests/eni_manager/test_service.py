@@ -3,12 +3,16 @@
 import asyncio
 import time
 
+import msgspec
 import pytest
 
 from compose.lab.cloud import Fault
+from compose.lab.cloud.core.addresses import AddressSpace
+from compose.lab.cloud.core.api import ClientTokens
 from compose.lab.cloud.core.model import EniStatus, Tag, VSwitch
 from services.eni_manager.adapters.journal import Journal
 from services.eni_manager.core.drift import NODE_TAG
+from shared.backoff import TABLE, Backoff
 from shared.contracts.ipam import Lease
 from shared.model import AttachmentKey, Mode, PodKey
 
@@ -161,19 +165,13 @@ async def test_serves_from_the_journal_while_the_api_is_down(start, cloud):
         await eni.demand(5)
         await eni.until_usable(5)
     cloud.cloud.faults.add(Fault("*", code="ServiceUnavailable"))
-    async with start(backoff_override=few_tries()) as eni:
+    async with start(dict.fromkeys(TABLE, Backoff(0.01, 1.2, steps=3))) as eni:
         await eni.until_usable(5)
         await eni.demand(8)
         seen = await eni.until(lambda seen: seen.blocked != "")
         assert "ServiceUnavailable" in seen.blocked
         cloud.cloud.faults.clear()
         await eni.until_usable(8)
-
-
-def few_tries():
-    from shared.backoff import TABLE, Backoff
-
-    return dict.fromkeys(TABLE, Backoff(0.01, 1.2, steps=3))
 
 
 async def test_a_lost_journal_adopts_what_is_attached_and_deletes_what_is_not(start, cloud, tmp_path):
@@ -200,9 +198,12 @@ async def test_a_lost_journal_adopts_what_is_attached_and_deletes_what_is_not(st
 
 @pytest.mark.parametrize("action", CHANGES)
 @pytest.mark.parametrize("kind", ["lost_answer", "error"])
-async def test_lost_answers_and_failures_leak_and_double_nothing(start, cloud, action, kind):
+@pytest.mark.parametrize("tries", [1, 40])
+async def test_lost_answers_and_failures_leak_and_double_nothing(start, cloud, action, kind, tries):
+    """Whether the transport makes the call again (40 tries) or its keeper does (1)."""
     cloud.cloud.faults.add(Fault(action, kind=kind, times=2))
-    async with start() as eni:
+    calls = {name: Backoff(0.01, steps=tries) for name in ("eni_create", "eni_ops", "eni_ip_ops", "eni_release")}
+    async with start(calls) as eni:
         await eni.demand(12)
         await eni.until_usable(12)
         assert cloud.addresses() == 12
@@ -222,6 +223,35 @@ async def test_lost_answers_and_failures_leak_and_double_nothing(start, cloud, a
         await eni.give_back(secondary)
         await eni.until(lambda seen: len(seen.enis[0].addresses) == len(other.addresses) - 1)
         assert secondary not in cloud.enis()[0].ipv4
+
+
+async def test_an_eni_made_by_a_forgotten_call_is_found_by_its_name(start, cloud):
+    """The answer was lost, and so long ago that the cloud has forgotten the client token."""
+    cloud.cloud.faults.add(Fault("CreateNetworkInterface", kind="lost_answer", times=1))
+    cloud.cloud.faults.add(Fault("CreateNetworkInterface"))
+    async with start({"eni_create": Backoff(0.01, steps=1)}) as eni:
+        await eni.demand(2)
+        await cloud_settles(lambda: len(cloud.enis()) == 1)
+        cloud.cloud.api._tokens = ClientTokens()
+        cloud.cloud.faults.clear()
+        seen = await eni.until_usable(2)
+        assert [one.id for one in seen.enis] == [one.id for one in cloud.enis()]
+
+
+async def test_an_address_leaves_when_the_metadata_service_has_forgotten_it(start, cloud):
+    async with start() as eni:
+        await eni.demand(2)
+        seen = await eni.until_usable(2)
+        gone = next(address.ipv4 for address in seen.enis[0].addresses if not address.primary)
+        cloud.account.delays = msgspec.structs.replace(cloud.account.delays, metadata=(0.3, 0.3))
+        await eni.demand(1)
+        await eni.give_back(gone)
+        await cloud_settles(lambda: gone not in cloud.enis()[0].ipv4)
+        listed = [address.ipv4 for one in (await eni.inventory()).enis for address in one.addresses]
+        assert gone in listed
+        assert gone in cloud.enis()[0].served.ipv4
+        await eni.until(lambda seen: len(seen.enis[0].addresses) == 1)
+        assert gone not in cloud.enis()[0].served.ipv4
 
 
 async def test_throttling_slows_and_loses_nothing(start, cloud):
@@ -254,8 +284,6 @@ async def test_all_vswitches_exhausted_is_said_and_tested_again_later(start, clo
 
 
 def add_vswitch(account, vswitch):
-    from compose.lab.cloud.core.addresses import AddressSpace
-
     account.vswitches[vswitch.id] = vswitch
     account._ipv4[vswitch.id] = AddressSpace(vswitch.id, vswitch.cidr)
 
