@@ -1,11 +1,15 @@
 """The dataplane half: pods are plugged, unplugged and checked; what live pods need is kept whole.
 
-    plug    attachment durable ─► wiring, in the kernel thread
+    plug    wiring, in the kernel thread  ┐ side by side; the answer waits for both
+            attachment, in the journal    ┘
     unplug  rules and routes withdrawn ─► attachment forgotten ─► links deleted later, many at once
     repair  at start, on a timer: what journal and marks say is live gets back what it lost
 
 All kernel work is done by one thread, in the order in which it is asked for; what the loop knows when it asks is
 therefore true when the work is done.
+
+The journal and the kernel need not wait for one another: what was wired when we died and did not get into the journal
+bears our marks, and unplug goes by those. The journal is what knows of sandboxes whose links are gone.
 """
 
 import asyncio
@@ -19,6 +23,7 @@ from typing import Final, ParamSpec, Protocol, Self, TypeVar
 from services.eni_manager.adapters.netlink_monitor import wait_for_link
 from services.eni_manager.adapters.netlink_plumbing import Plumbing, Reaper
 from services.eni_manager.adapters.netlink_socket import NetlinkError
+from services.eni_manager.core.wiring.marks import mac_of
 from services.eni_manager.core.wiring.standing import SeenLink
 from services.eni_manager.core.wiring.values import EniLink, Node
 from shared import log as logs
@@ -73,7 +78,9 @@ class Dataplane:
         self._store = store
         self._wired: dict[AttachmentKey, Lease] = {}
         self._leaving: set[AttachmentKey] = set()
+        # What an earlier life left in the kernel and not in the journal.
         self._strays: dict[AttachmentKey, str] = {}
+        self._unmarked: dict[Mac, str] = {}
         self._locks: dict[AttachmentKey, asyncio.Lock] = {}
         # Two threads, since a deletion holds up whoever does it for 15 ms or more.
         self._thread = ThreadPoolExecutor(1, "plumbing")
@@ -88,6 +95,7 @@ class Dataplane:
         self._wired = {stored.lease.key: stored.lease for stored in await self._store.attachments()}
         marked = await self._call(self._plumbing.marked_links)
         self._strays = {key: link for key, link in marked.items() if key not in self._wired}
+        self._unmarked = await self._call(self._plumbing.unmarked_links)
         if self._strays:
             log.warning("strays_found", links={str(key): link for key, link in self._strays.items()})
         return self
@@ -117,12 +125,18 @@ class Dataplane:
         lease = request.lease
         async with self._alone(lease.key):
             await self._clear_addresses(lease)
-            if self._wired.get(lease.key) != lease:
-                await self._store.put_attachment(lease, netns=request.netns, mtu=request.mtu)
-                self._wired[lease.key] = lease
+            crashpoint("eni.plug.before_journal")
+            wiring, refused = await asyncio.gather(
+                self._call(self._plumbing.connect, lease, request.netns, request.mtu),
+                self._save(request),
+                return_exceptions=True,
+            )
+            if refused is not None:
+                await self._withdraw(lease.key, lease)
+                raise refused
+            if isinstance(wiring, BaseException):
+                raise wiring
             self._strays.pop(lease.key, None)
-            crashpoint("eni.plug.after_journal")
-            wiring = await self._call(self._plumbing.connect, lease, request.netns, request.mtu)
         veth = wiring.veth
         return Plugged(mac=veth.pod_mac, host_mac=veth.host_mac, mtu=veth.mtu)
 
@@ -160,8 +174,16 @@ class Dataplane:
 
     # ---- within
 
+    async def _save(self, request: Plug) -> None:
+        lease = request.lease
+        if self._wired.get(lease.key) == lease:
+            return
+        self._wired[lease.key] = lease
+        await self._store.put_attachment(lease, netns=request.netns, mtu=request.mtu)
+        crashpoint("eni.plug.after_journal")
+
     async def _withdraw(self, key: AttachmentKey, lease: Lease | None) -> bool:
-        host_link = lease.host_link if lease is not None else self._strays.get(key)
+        host_link = self._host_link_by_marks(key) if lease is None else lease.host_link
         if host_link is None:
             return False
         kept = {ip for other in self._wired.values() if other.key != key for ip in other.addresses}
@@ -178,6 +200,9 @@ class Dataplane:
         finally:
             self._leaving.discard(key)
         return found or known or stray
+
+    def _host_link_by_marks(self, key: AttachmentKey) -> str | None:
+        return self._strays.get(key) or self._unmarked.get(mac_of(key, "host"))
 
     async def _clear_addresses(self, lease: Lease) -> None:
         """An address has one sandbox: a dead one is unplugged. Raises Conflict when the other one lives."""

@@ -27,10 +27,13 @@ _LINK: Final = Struct("=BxHiII")
 _NEWLINK, _DELLINK, _GETLINK, _SETLINK = 16, 17, 18, 19
 _IFF_UP: Final = 1
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINK = 1, 3, 4, 5
-_IFLA_LINKINFO, _IFLA_IFALIAS, _IFLA_GROUP, _IFLA_NET_NS_FD, _IFLA_EXT_MASK = 18, 20, 27, 28, 29
+_IFLA_OPERSTATE, _IFLA_LINKINFO, _IFLA_IFALIAS, _IFLA_GROUP, _IFLA_NET_NS_FD, _IFLA_EXT_MASK = 16, 18, 20, 27, 28, 29
 _IFLA_NUM_TX_QUEUES, _IFLA_NUM_RX_QUEUES = 31, 32
 _INFO_KIND, _INFO_DATA, _VETH_INFO_PEER = 1, 2, 1
-_TELLING: Final = frozenset({_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINK, _IFLA_IFALIAS, _IFLA_GROUP})
+_OPERSTATE_UP: Final = b"\6"
+_TELLING: Final = frozenset(
+    {_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINK, _IFLA_OPERSTATE, _IFLA_IFALIAS, _IFLA_GROUP}
+)
 """The few of some forty attributes of a link that we read."""
 _SKIP_STATS: Final = number(_IFLA_EXT_MASK, 8)
 # One queue per end, as every kernel before 5.17 makes: a queue per CPU costs a sysfs object each.
@@ -110,6 +113,7 @@ def seen_link(frame: Frame) -> SeenLink | None:
         mac=Mac(found.get(_IFLA_ADDRESS, b"").hex(":")),
         mtu=u32(found.get(_IFLA_MTU)),
         up=bool(flags & _IFF_UP),
+        sends=found.get(_IFLA_OPERSTATE) == _OPERSTATE_UP,
         group=u32(found.get(_IFLA_GROUP)),
         alias=string(found.get(_IFLA_IFALIAS, b"")),
         peer=u32(found.get(_IFLA_LINK)),

@@ -7,6 +7,7 @@ Runs in one thread of its own: it enters namespaces, and the kernel lets only on
 """
 
 import os
+import time
 from collections.abc import Iterable, Iterator, Set
 from contextlib import contextmanager
 
@@ -32,6 +33,9 @@ from shared.contracts.ipam import Lease
 from shared.crashpoint import crashpoint
 from shared.errors import NotFound, Unavailable
 from shared.model import AttachmentKey, Ip, Mac, Subnet
+
+_SEND_TRIES = 20
+_SEND_PAUSE_S = 0.001
 
 
 class Repaired(msgspec.Struct, frozen=True):
@@ -77,6 +81,7 @@ class Plumbing:
         """Make an ENI ready for pods: up, the node's address alone on it, its routing table."""
         eni = self.eni(mac)
         self._converge(self._host, uplink(self._node, eni, subnet4, subnet6, mtu=self._node.mtu))
+        _wait_until_it_sends(self._host, eni.name)
         return eni
 
     # ---- one sandbox
@@ -102,6 +107,7 @@ class Plumbing:
             crashpoint("eni.plug.after_node")
             pod.make(wiring.pod.items, {wiring.veth.pod: _there(pod, wiring.veth.pod).index})
             crashpoint("eni.plug.after_sandbox")
+            _wait_until_it_sends(self._host, wiring.veth.host)
             return wiring
 
     def check(self, lease: Lease, netns_path: str, mtu: int | None) -> list[str]:
@@ -179,6 +185,10 @@ class Plumbing:
             if not is_retired(link) and (key := key_of(link.alias)) is not None
         }
 
+    def unmarked_links(self) -> dict[Mac, str]:
+        """Links without alias, by MAC: one may be the host end of a plug that died before it could write one."""
+        return {link.mac: link.name for link in self._host.links() if not link.alias}
+
     # ---- steps
 
     @contextmanager
@@ -245,6 +255,19 @@ class Plumbing:
 
 def _links(stack: Stack, wanted: Side) -> dict[str, SeenLink]:
     return {link.name: seen for link in wanted.links if (seen := stack.link(link.name)) is not None}
+
+
+def _wait_until_it_sends(stack: Stack, name: str) -> None:
+    """Until the kernel has noticed that both ends are up, a link drops what it is to send: the ARP question first.
+
+    That would come again only after a second. Since Linux 6.8 asking for the link settles it; before, a worker of
+    the kernel does so soon.
+    """
+    for _ in range(_SEND_TRIES):
+        link = stack.link(name)
+        if link is None or link.sends:
+            return
+        time.sleep(_SEND_PAUSE_S)
 
 
 def _there(stack: Stack, name: str) -> SeenLink:

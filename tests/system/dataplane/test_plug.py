@@ -71,8 +71,20 @@ async def test_packets_reach_pods_on_the_node_the_node_itself_and_the_vpc(world:
     assert talks(world.node, NODE_IP, two, two.ipv4)
     assert talks(two, two.ipv4, world.node, NODE_IP)
     world.vpc.ip("link", "set", "eni0", "down")
-    assert not talks(one, one.ipv4, world.vpc, FAR)
+    assert not talks(one, one.ipv4, world.vpc, FAR, within_s=0.2)
     assert talks(one, one.ipv4, two, two.ipv4), "what stays on the node must not leave by the ENI"
+
+
+async def test_the_very_first_packet_to_a_new_pod_arrives(world: World, dataplane: Dataplane) -> None:
+    """Lost, its ARP question would be asked again only after a second."""
+    with world.node.socket(NODE_IP) as asking:
+        for _ in range(20):
+            box = world.sandbox()
+            await plug(dataplane, box)
+            with box.socket(box.ipv4, 7001) as inside:
+                inside.settimeout(0.5)
+                asking.sendto(b"hello", (box.ipv4, 7001))
+                assert inside.recv(16) == b"hello"
 
 
 async def test_a_dual_stack_pod_speaks_both(world: World, dataplane: Dataplane) -> None:

@@ -7,6 +7,8 @@ from msgspec.structs import replace
 
 from services.eni_manager.dataplane import Dataplane
 from shared.contracts.eni import Unplug, Unplugged
+from shared.contracts.ipam import Lease
+from shared.errors import Conflict
 from shared.model import AttachmentKey
 from tests.system.dataplane.world import FAR, Memory, World, plug, running, talks, unplug, until
 
@@ -123,3 +125,29 @@ async def test_a_plug_that_nobody_waits_for_any_more_is_undone_by_unplug(
         await unplug(dataplane, box)
         await until(lambda: world.node.state() == before)
         assert memory.kept == {}
+
+
+async def test_a_plug_that_the_journal_refuses_is_undone(world: World) -> None:
+    class Refusing(Memory):
+        async def put_attachment(self, lease: Lease, *, netns: str, mtu: int | None = None) -> None:
+            raise Conflict("given back to the cloud")
+
+    box = world.sandbox()
+    async with running(Refusing()) as dataplane:
+        before = (world.node.state(), box.state())
+        with pytest.raises(Conflict, match="given back"):
+            await plug(dataplane, box)
+        await until(lambda: (world.node.state(), box.state()) == before)
+        assert (await dataplane.attachments()).attachments == []
+
+
+async def test_a_link_that_died_before_it_was_marked_is_known_by_its_mac(world: World, memory: Memory) -> None:
+    box = world.sandbox()
+    async with running(memory) as dataplane:
+        before = world.node.state()
+        await plug(dataplane, box)
+    memory.kept.clear()
+    world.node.ip("link", "set", box.lease.host_link, "alias", "")
+    async with running(memory) as dataplane:
+        assert await dataplane.unplug(Unplug(key=box.lease.key)) == Unplugged(found=True)
+        await until(lambda: world.node.state() == before)

@@ -12,6 +12,7 @@ import asyncio
 import os
 import socket
 import subprocess
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from ctypes import CDLL
@@ -289,18 +290,20 @@ def announced(space: Space) -> Iterator[list[int]]:
                 found.extend(frame.type for frame in frames(listener.recv(1 << 16)))
 
 
-def talks(source: Space, source_ip: str, target: Space, target_ip: str, *, within_s: float = 1.0) -> bool:
-    """Does a datagram get there, from the address it should have, and its answer back?"""
+def talks(source: Space, source_ip: str, target: Space, target_ip: str, *, within_s: float = 2.0) -> bool:
+    """Does a datagram get there, from the address it should have, and its answer back? Asked again as clients do."""
     with source.socket(source_ip) as asking, target.socket(target_ip, 7000) as answering:
-        answering.settimeout(within_s)
-        asking.sendto(b"ping", (target_ip, 7000))
-        try:
-            question, sender = answering.recvfrom(64)
-            assert sender[0] == source_ip
-            answering.sendto(b"pong " + question, sender)
-            return asking.recvfrom(64)[0] == b"pong ping"
-        except TimeoutError:
-            return False
+        asking.settimeout(0.1)
+        answering.settimeout(0.1)
+        ends = time.monotonic() + within_s
+        while time.monotonic() < ends:
+            with suppress(TimeoutError):
+                asking.sendto(b"ping", (target_ip, 7000))
+                question, sender = answering.recvfrom(64)
+                assert sender[0] == source_ip
+                answering.sendto(b"pong " + question, sender)
+                return asking.recvfrom(64)[0] == b"pong ping"
+    return False
 
 
 async def until(condition: Callable[[], bool], *, within_s: float = 5.0) -> None:

@@ -11,13 +11,18 @@ from shared.model import AttachmentKey, Mac
 
 
 class SeenLink(msgspec.Struct, frozen=True):
-    """A link as the kernel lists it. `peer` is the ifindex of a veth's other end, in whichever namespace that is."""
+    """A link as the kernel lists it.
+
+    `sends`: its queue is in operation, which follows `up` and the other end's only after a moment. `peer` is the
+    ifindex of a veth's other end, in whichever namespace that is.
+    """
 
     index: int
     name: str
     mac: Mac
     mtu: int
     up: bool
+    sends: bool = False
     group: int = 0
     alias: str = ""
     peer: int = 0
