@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from compose.lab import control, kube, node, process, record, serve, services
+from compose.lab import control, node, process, record, serve, services
 from compose.lab.containerd import image, remains
 from compose.lab.control import NodeFacts
 from compose.lab.fabric import names
@@ -28,6 +28,8 @@ from compose.lab.record import Options, Record
 from compose.lab.serve import Port
 from compose.lab.waiting import until
 from shared.errors import Conflict, NotFound, Refused, SuiteError
+from shared.kube.access import KubeAddress
+from shared.kube.client import KubeClient
 
 Say = Callable[[str], None]
 HELLO = [Port(80, "tcp"), Port(80, "udp")]
@@ -85,7 +87,8 @@ async def _make(layout: Layout, options: Options, say: Say) -> Record:
     archive = layout.folder / "image.tar"
     if options.runtime == "containerd":
         image.build(archive)
-    async with control.connect(layout.cloud_socket) as cloud, kube.connect(layout.kube_socket) as api:
+    address = KubeAddress(f"unix://{layout.kube_socket}")
+    async with control.connect(layout.cloud_socket) as cloud, KubeClient(address) as api:
         vswitches = [subnet["name"] for subnet in about["vswitches"]]
         facts = [
             await cloud.add_node(

@@ -8,7 +8,6 @@ from typing import Any
 from compose.lab import process, services
 from compose.lab.containerd.daemon import Daemon
 from compose.lab.control import NodeFacts
-from compose.lab.kube import Kube
 from compose.lab.layout import NodeLayout
 from compose.lab.record import Options
 from compose.lab.waiting import until
@@ -16,6 +15,8 @@ from services.cni_shim.config import GatewayConfig
 from services.cni_shim.install import install
 from shared.config import load, load_node
 from shared.errors import NotFound
+from shared.kube.client import KubeClient
+from shared.kube.resources import NODES
 
 _LOOPBACK = Path("/usr/lib/cni/loopback")
 """containerd insists on it; Debian's containernetworking-plugins has it."""
@@ -87,7 +88,7 @@ async def start(
     *,
     about: dict[str, Any],
     image: Path,
-    kube: Kube,
+    kube: KubeClient,
     say: Callable[[str], None],
 ) -> None:
     """Bring the node up; returns when its services are ready and its runtime would run a pod."""
@@ -134,11 +135,12 @@ async def start_containerd(node: NodeLayout, image: Path, *, netns_in_state_dir:
     await client.import_archive(daemon.socket, image)
 
 
-async def register(kube: Kube, facts: NodeFacts) -> None:
+async def register(kube: KubeClient, facts: NodeFacts) -> None:
     """The node's object, as its kubelet and the cloud's controller would write it."""
     region = facts.zone.rpartition("-")[0]
     await kube.create(
-        "/api/v1/nodes",
+        NODES,
+        dict,
         {
             "apiVersion": "v1",
             "kind": "Node",
@@ -155,8 +157,10 @@ async def register(kube: Kube, facts: NodeFacts) -> None:
             "spec": {"providerID": f"{region}.{facts.instance_id}"},
         },
     )
-    await kube.merge(
-        f"/api/v1/nodes/{facts.name}/status",
+    await kube.patch(
+        NODES,
+        dict,
+        facts.name,
         {
             "status": {
                 "addresses": [
@@ -166,4 +170,5 @@ async def register(kube: Kube, facts: NodeFacts) -> None:
                 "conditions": [{"type": "Ready", "status": "True", "reason": "Lab", "message": "up"}],
             }
         },
+        subresource="status",
     )

@@ -8,16 +8,19 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import msgspec
 
-from compose.lab import kube, process, serve
+from compose.lab import process, serve
 from compose.lab.layout import Layout, NodeLayout
 from compose.lab.runtime_cni.pods import BarePods
 from compose.lab.sandbox import Executed, PodRuntime, Sandbox
 from compose.lab.serve import Port
 from shared.errors import Conflict, NotFound, SuiteError
+from shared.kube.access import KubeAddress
+from shared.kube.client import KubeClient
+from shared.kube.resources import NAMESPACES, PODS
 from shared.model import PodKey
 
 
@@ -63,7 +66,8 @@ class Pods:
         self._runtimes: dict[str, PodRuntime] = {}
 
     async def __aenter__(self) -> Self:
-        self._kube = await self._opened.enter_async_context(kube.connect(self._layout.kube_socket))
+        address = KubeAddress(f"unix://{self._layout.kube_socket}")
+        self._kube = await self._opened.enter_async_context(KubeClient(address))
         return self
 
     async def __aexit__(
@@ -83,33 +87,30 @@ class Pods:
         """Make the pod and wait until it runs. Conflict: the name is taken. NotFound: node or namespace."""
         runtime = await self._runtime(node)
         labels, annotations = dict(labels or {}), dict(annotations or {})
+        container = {"name": "main", "image": "localhost/tools:1", "ports": _container_ports(ports)}
         made = await self._kube.create(
-            f"/api/v1/namespaces/{pod.namespace}/pods",
+            PODS,
+            dict,
             {
                 "apiVersion": "v1",
                 "kind": "Pod",
-                "metadata": {
-                    "name": pod.name,
-                    "namespace": pod.namespace,
-                    "labels": labels,
-                    "annotations": annotations,
-                },
-                "spec": {
-                    "nodeName": node,
-                    "containers": [{"name": "main", "image": "localhost/tools:1", "ports": _container_ports(ports)}],
-                },
+                "metadata": {"name": pod.name, "labels": labels, "annotations": annotations},
+                "spec": {"nodeName": node, "containers": [container]},
             },
+            namespace=pod.namespace,
         )
         uid = made["metadata"]["uid"]
         try:
             sandbox = await runtime.run(pod, uid=uid, labels=labels, annotations=annotations)
             if ports:
                 self._serve(pod, node, ports, sandbox)
-            await self._kube.merge(f"{_path(pod)}/status", {"status": _running(sandbox)})
+            await self._kube.patch(
+                PODS, dict, pod.name, {"status": _running(sandbox)}, namespace=pod.namespace, subresource="status"
+            )
         except BaseException as error:
             try:
                 await self._end(pod, node)
-                await self._kube.delete(_path(pod), grace_s=0)
+                await self._forget(pod, uid)
             except SuiteError as left:
                 error.add_note(f"and taking it back failed too, `lab pod del {pod}` tries again: {left}")
             raise
@@ -117,27 +118,25 @@ class Pods:
 
     async def ensure_namespace(self, name: str) -> None:
         """Make the namespace when it does not exist."""
-        try:
-            await self._kube.get(f"/api/v1/namespaces/{name}")
-        except NotFound:
-            body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
-            with suppress(Conflict):  # somebody else's pod was first
-                await self._kube.create("/api/v1/namespaces", body)
+        body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
+        with suppress(Conflict):  # it is there
+            await self._kube.create(NAMESPACES, dict, body)
 
     async def delete(self, pod: PodKey) -> bool:
         """End the pod and everything of it; False when there was none. Repeating after a failure goes on."""
         try:
-            found = await self._kube.get(_path(pod))
+            found = await self._kube.get(PODS, dict, pod.name, namespace=pod.namespace)
         except NotFound:
             return False
-        await self._kube.delete(_path(pod))  # with the pod's own grace: the object says that it is going
+        uid = found["metadata"]["uid"]
+        await self._forget(pod, uid, grace_s=None)  # the pod's own: the object says that it is going
         await self._end(pod, found["spec"]["nodeName"])
-        await self._kube.delete(_path(pod), grace_s=0)
+        await self._forget(pod, uid)
         return True
 
     async def get(self, pod: PodKey) -> PodInfo:
         """One pod with its sandbox; NotFound."""
-        found = _info(await self._kube.get(_path(pod)))
+        found = _info(await self._kube.get(PODS, dict, pod.name, namespace=pod.namespace))
         if found.node not in self._kinds:
             return found
         runtime = await self._runtime(found.node)
@@ -147,8 +146,7 @@ class Pods:
 
     async def list(self) -> list[PodInfo]:
         """All pods of the API, without their sandboxes."""
-        listed = await self._kube.get("/api/v1/pods")
-        return sorted((_info(item) for item in listed["items"]), key=lambda info: info.pod)
+        return sorted([_info(item) async for item in self._kube.list(PODS, dict)], key=lambda info: info.pod)
 
     async def sandbox(self, pod: PodKey) -> Sandbox:
         """The sandbox that runs for the pod; NotFound says what is missing."""
@@ -173,6 +171,10 @@ class Pods:
         serve.start(
             name, ports, greeting=str(pod), netns=sandbox.entry, records=corner.processes, log=corner.log("serve")
         )
+
+    async def _forget(self, pod: PodKey, uid: str, *, grace_s: int | None = 0) -> None:
+        with suppress(NotFound):
+            await self._kube.delete(PODS, pod.name, namespace=pod.namespace, uid=uid, grace_s=grace_s)
 
     async def _end(self, pod: PodKey, node: str) -> None:
         corner = self._layout.node(node)
@@ -201,10 +203,6 @@ def parse_pod(text: str) -> PodKey:
     return PodKey(namespace, name) if slash else PodKey("default", namespace)
 
 
-def _path(pod: PodKey) -> str:
-    return f"/api/v1/namespaces/{pod.namespace}/pods/{pod.name}"
-
-
 def _container_ports(ports: Sequence[Port]) -> list[dict[str, object]]:
     return [{"containerPort": port.number, "protocol": port.protocol.upper()} for port in ports]
 
@@ -222,7 +220,7 @@ def _running(sandbox: Sandbox) -> dict[str, object]:
     }
 
 
-def _info(item: kube.Json) -> PodInfo:
+def _info(item: dict[str, Any]) -> PodInfo:
     metadata, spec, status = item["metadata"], item.get("spec", {}), item.get("status", {})
     ports = [port for container in spec.get("containers", []) for port in container.get("ports", [])]
     return PodInfo(
