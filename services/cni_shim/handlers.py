@@ -1,5 +1,6 @@
 """One function per CNI command: decode, do, reply. Whatever goes wrong becomes a CNI error object here."""
 
+import asyncio
 import os
 import time
 from collections.abc import Callable
@@ -34,7 +35,6 @@ class Handlers:
     async def answer(self, call: Call, pid: int) -> Reply:
         """What the shim of process `pid` prints. Raises nothing but CancelledError."""
         began = time.perf_counter()
-        command = call.env.get("CNI_COMMAND", "")
         error: CniError | None = None
         try:
             reply = await self._dispatch(parse(call.env, call.stdin), call, pid)
@@ -43,16 +43,22 @@ class Handlers:
         except SuiteError as refusal:
             error = told(refusal)
         except Exception:
-            log.exception("bug", command=command)
+            log.exception("bug", command=call.env.get("CNI_COMMAND", ""))
             error = CniError(Code.INTERNAL, f"a bug in the gateway; its log has request {logs.request_id.get()}")
-        seconds = time.perf_counter() - began
+        if error is not None:
+            reply = refused(error, stated_version(call.stdin))
+        # Said on the loop's next round: the pod does not wait for our bookkeeping.
+        asyncio.get_running_loop().call_soon(self._tell, call, error, time.perf_counter() - began)
+        return reply
+
+    def _tell(self, call: Call, error: CniError | None, seconds: float) -> None:
+        command = call.env.get("CNI_COMMAND", "")
         self._observe(command, 0 if error is None else int(error.code), seconds)
         facts = {"command": command, "container": call.env.get("CNI_CONTAINERID", ""), "ms": round(seconds * 1000, 2)}
         if error is None:
             log.info("answered", **facts)
-            return reply
-        log.warning("refused", **facts, code=int(error.code), error=error.message, details=error.details)
-        return refused(error, stated_version(call.stdin))
+        else:
+            log.warning("refused", **facts, code=int(error.code), error=error.message, details=error.details)
 
     async def _dispatch(self, request: Request, call: Call, pid: int) -> Reply:
         budget = Budget.within(call.deadline_s)
@@ -75,7 +81,6 @@ class Handlers:
     async def _add(self, request: Add, call: Call, pid: int, budget: Budget) -> Reply:
         netns = _namespace(request.netns, call, pid, override=request.netns_override)
         lease, plugged = await self._pipeline.add(request, netns, call, budget)
-        log.info("pod_connected", pod=str(lease.pod), addresses=lease.addresses, eni=lease.eni_id, link=lease.host_link)
         return added(request, lease, plugged)
 
     async def _check(self, request: Check, call: Call, pid: int, budget: Budget) -> None:

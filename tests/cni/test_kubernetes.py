@@ -111,8 +111,9 @@ def test_one_request_id_through_all_services(site: FakeSite, sandbox: Sandbox) -
     assert len(site.neighbours.request_ids) == 3
     (request_id,) = set(site.neighbours.request_ids)
     assert request_id
-    logged = [json.loads(line) for line in site.log.read_text().splitlines() if request_id in line]
-    assert {"pod_connected", "answered"} <= {line["event"] for line in logged}
+    until(lambda: request_id in site.log.read_text(), "it is logged")
+    (logged,) = (json.loads(line) for line in site.log.read_text().splitlines() if request_id in line)
+    assert (logged["event"], logged["container"]) == ("answered", sandbox.id)
 
 
 def test_http_face(site: FakeSite, sandbox: Sandbox) -> None:

@@ -1,6 +1,8 @@
 """Deferred DELs beside ADDs of the same attachment, with neighbours that are RPC servers."""
 
 import asyncio
+import os
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -10,7 +12,7 @@ import msgspec
 import pytest
 
 from services.cni_shim.adapters.peers import Peer, to_the_end
-from services.cni_shim.adapters.spool import Spool
+from services.cni_shim.adapters.spool import MARGIN_NS, Spool
 from services.cni_shim.core.frame import Call
 from services.cni_shim.core.request import Add, parse
 from services.cni_shim.loops import honour_notes
@@ -190,3 +192,16 @@ async def test_to_the_end() -> None:
     with pytest.raises(asyncio.CancelledError):
         await waiting
     assert ended == [True]
+
+
+async def test_a_note_is_seen_at_once_however_the_clock_ticks(node: Node) -> None:
+    """The look costs one stat when nothing changed; it must never miss what came in the tick of the last look."""
+    assert await node.spool.notes() == []
+    for count in range(1, 30):
+        await node.spool.leave(msgspec.structs.replace(CALL, env={**ENV, "CNI_CONTAINERID": f"c{count}"}))
+        assert len(await node.spool.notes()) == count
+    aged = time.time_ns() - 10 * MARGIN_NS
+    os.utime(node.spool.directory, ns=(aged, aged))
+    assert len(await node.spool.notes()) == len(await node.spool.notes()) == 29
+    await node.spool.leave(CALL)
+    assert len(await node.spool.notes()) == 30

@@ -5,8 +5,9 @@ A file is complete or not there (written under another name, then renamed), and 
 
 import asyncio
 import os
+import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from services.cni_shim import alone
 from services.cni_shim.core.frame import BadFrame, Call, note_of, read_call
@@ -17,6 +18,9 @@ from shared.errors import Unavailable
 
 log = logs.get(__name__)
 
+MARGIN_NS: Final = 100_000_000
+"""Ten times the coarsest tick that Linux has."""
+
 
 class Note(NamedTuple):
     """One deferred DEL."""
@@ -26,11 +30,12 @@ class Note(NamedTuple):
 
 
 class Spool:
-    """The directory of notes. All its work is done in threads."""
+    """The directory of notes. What may wait for a disk is done in threads."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._known: dict[Path, Note] = {}
+        self._seen: int | None = None
 
     @property
     def waiting(self) -> int:
@@ -50,10 +55,24 @@ class Spool:
         Unavailable: the directory cannot be read.
         """
         try:
-            self._known = await asyncio.to_thread(self._read, self._known)
+            stamp = self._stamp()
+            if stamp is None or stamp != self._seen:
+                self._known = await asyncio.to_thread(self._read, self._known)
+                self._seen = stamp
         except OSError as error:
             raise Unavailable(f"the spool {self.directory} cannot be read: {error}") from error
         return list(self._known.values())
+
+    def _stamp(self) -> int | None:
+        """When something last came or went: one stat on the loop, so that an ADD does not pay for a thread.
+
+        None: so lately that the kernel's clock could give the same stamp to what comes next.
+        """
+        try:
+            changed = os.stat(self.directory).st_mtime_ns
+        except FileNotFoundError:
+            return 0
+        return changed if time.time_ns() - changed > MARGIN_NS else None
 
     async def holds(self, note: Note) -> bool:
         """Does it still wait?"""
