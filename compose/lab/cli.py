@@ -136,15 +136,13 @@ def lab() -> None:
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")
 @click.option(
     "--kubeconfig",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    callback=_not_yet("the lab serves its own Kubernetes API"),
-    help="Use this cluster's API server.",
+    type=click.Path(exists=True, dir_okay=False, resolve_path=True),
+    default="",
+    help="Use this cluster's API server instead of the lab's own.",
 )
 @click.option("--keep", is_flag=True, help="After a failure, leave everything for a look at it.")
 @command
-async def up(
-    context: Context, *, mode: str, policy: bool, stack: str, kubeconfig: Path | None, keep: bool, **given: Any
-) -> None:
+async def up(context: Context, *, mode: str, policy: bool, stack: str, keep: bool, **given: Any) -> None:
     """Bring a lab up; returns when its services are ready and a pod would run."""
     made = await labs.up(context.layout, Options(**given), say=context.say, keep=keep)
     context.say("ready")

@@ -76,9 +76,10 @@ async def down(layout: Layout, *, say: Say) -> bool:
 
 async def _make(layout: Layout, options: Options, say: Say) -> Record:
     layout.folder.mkdir(parents=True)
+    argv = [sys.executable, "-m", "compose.lab.cloud", "--name", layout.lab, "--delays", options.delays]
     process.spawn(
         "cloud",
-        [sys.executable, "-m", "compose.lab.cloud", "--name", layout.lab, "--delays", options.delays],
+        [*argv, "--kubeconfig", options.kubeconfig] if options.kubeconfig else argv,
         log=layout.log("cloud"),
         records=layout.processes,
     )
@@ -167,6 +168,7 @@ def _greet(layout: Layout, nodes: list[NodeFacts]) -> None:
 
 async def _clear(layout: Layout) -> None:
     """Processes first, then what they held, names last: a repeat after a failure finds what is left by them."""
+    await _unregister(layout)
     corners = [layout.node(path.name) for path in sorted(layout.folder.glob("node*")) if path.is_dir()]
     running = [entry for corner in corners for entry in process.recorded(corner.processes)]
     # Services say goodbye to their databases; containerd and servers have nothing to lose.
@@ -187,6 +189,14 @@ async def _clear(layout: Layout) -> None:
         raise SuiteError(f"{layout.folder} cannot be removed entirely")
     remains.remove_cgroups(layout.cgroup)
     remains.remove_empty_cgroup(CGROUP)
+
+
+async def _unregister(layout: Layout) -> None:
+    """Tell another cluster's API server that its nodes go. The lab's own goes with the lab."""
+    with suppress(SuiteError):
+        if record.read(layout).options.kubeconfig:
+            async with KubeClient(KubeAddress(f"unix://{layout.kube_socket}"), timeout_s=5) as api:
+                await node.unregister(api, layout.lab)
 
 
 async def _end_inhabitants(layout: Layout) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,15 @@ from compose.lab.waiting import until
 from services.cni_shim.config import GatewayConfig
 from services.cni_shim.install import install
 from shared.config import load, load_node
-from shared.errors import NotFound
+from shared.errors import Conflict, NotFound
 from shared.kube.client import KubeClient
-from shared.kube.resources import NODES
+from shared.kube.resources import NODES, PODS
 
 _LOOPBACK = Path("/usr/lib/cni/loopback")
 """containerd insists on it; Debian's containernetworking-plugins has it."""
+
+LABEL = "terway-lab"
+"""On the node objects that a lab made, with its name."""
 
 _POLLS = ("wait_eni_status", "meta_assign_private_ip", "wait_eni_ip_removed", "eni_delete_confirm")
 _IMPATIENT = {"Duration": "50ms", "Factor": 1.5, "Jitter": 0.2, "Steps": 30, "Cap": "1s"}
@@ -93,7 +97,7 @@ async def start(
 ) -> None:
     """Bring the node up; returns when its services are ready and its runtime would run a pod."""
     services.write_config(node, config_of(node, facts, options, about))
-    await register(kube, facts)
+    await register(kube, facts, node.lab)
     services.start_all(node, processes=options.processes)
     install_cni(node)
     if options.runtime == "containerd":
@@ -116,6 +120,18 @@ def install_cni(node: NodeLayout) -> None:
     (node.cni_conf / "10-terway.conflist").write_text(json.dumps(_CONFLIST, indent=2))
 
 
+async def unregister(kube: KubeClient, lab: str) -> None:
+    """Remove the lab's node objects and the pods on them: another cluster's API server keeps them otherwise."""
+    async for found in kube.list(NODES, dict, label_selector=f"{LABEL}={lab}"):
+        name = found["metadata"]["name"]
+        async for pod in kube.list(PODS, dict, field_selector=f"spec.nodeName={name}"):
+            about = pod["metadata"]
+            with suppress(NotFound):
+                await kube.delete(PODS, about["name"], namespace=about["namespace"], uid=about["uid"], grace_s=0)
+        with suppress(NotFound):
+            await kube.delete(NODES, name)
+
+
 async def start_containerd(node: NodeLayout, image: Path, *, netns_in_state_dir: bool) -> None:
     """Start the node's containerd and give it the image; returns when it would run a pod."""
     from compose.lab.containerd import client  # gRPC costs 160 ms, and labs without containerd do not need it
@@ -135,28 +151,29 @@ async def start_containerd(node: NodeLayout, image: Path, *, netns_in_state_dir:
     await client.import_archive(daemon.socket, image)
 
 
-async def register(kube: KubeClient, facts: NodeFacts) -> None:
-    """The node's object, as its kubelet and the cloud's controller would write it."""
+async def register(kube: KubeClient, facts: NodeFacts, lab: str) -> None:
+    """The node's object, as its kubelet and the cloud's controller would write it. Another cluster may have it."""
     region = facts.zone.rpartition("-")[0]
-    await kube.create(
-        NODES,
-        dict,
-        {
-            "apiVersion": "v1",
-            "kind": "Node",
-            "metadata": {
-                "name": facts.name,
-                "labels": {
-                    "kubernetes.io/hostname": facts.name,
-                    "kubernetes.io/os": "linux",
-                    "node.kubernetes.io/instance-type": facts.instance_type,
-                    "topology.kubernetes.io/region": region,
-                    "topology.kubernetes.io/zone": facts.zone,
-                },
+    body = {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {
+            "name": facts.name,
+            "labels": {
+                LABEL: lab,
+                "kubernetes.io/hostname": facts.name,
+                "kubernetes.io/os": "linux",
+                "node.kubernetes.io/instance-type": facts.instance_type,
+                "topology.kubernetes.io/region": region,
+                "topology.kubernetes.io/zone": facts.zone,
             },
-            "spec": {"providerID": f"{region}.{facts.instance_id}"},
         },
-    )
+        "spec": {"providerID": f"{region}.{facts.instance_id}"},
+    }
+    try:
+        await kube.create(NODES, dict, body)
+    except Conflict:
+        return
     await kube.patch(
         NODES,
         dict,

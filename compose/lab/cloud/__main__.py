@@ -21,6 +21,11 @@ from shared.errors import SuiteError
 @click.option("--delays", type=click.Choice(sorted(DELAYS)), default="fast", show_default=True)
 @click.option("--layout", type=click.File("rb"), help="A VPC of your own, as JSON (see core/account.py, Layout).")
 @click.option("--metadata-token-required", is_flag=True, help="Metadata in security-hardened mode only.")
+@click.option(
+    "--kubeconfig",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Of an API server that stands in for the lab's own.",
+)
 @click.option("--log-level", default="info", show_default=True)
 @click.option("--cleanup", is_flag=True, help="Remove what a killed cloud of this name left, and exit.")
 def main(
@@ -29,6 +34,7 @@ def main(
     delays: str,
     layout: IO[bytes] | None,
     metadata_token_required: bool,
+    kubeconfig: Path | None,
     log_level: str,
     cleanup: bool,
 ) -> None:
@@ -48,6 +54,7 @@ def main(
         delays=DELAYS[delays],
         layout=msgspec.json.decode(layout.read(), type=Layout) if layout else Layout(),
         metadata_token_required=metadata_token_required,
+        kubeconfig=kubeconfig,
     )
     sys.exit(lifecycle.run(lambda stop: serve(options, stop), name="lab-cloud"))
 

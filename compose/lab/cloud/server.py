@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 from aiohttp import web
 
+from compose.lab import kubeproxy
 from compose.lab.cloud import metadata, openapi
 from compose.lab.cloud.cloud import Cloud
 from compose.lab.cloud.control import Control
@@ -45,6 +46,8 @@ class Options(msgspec.Struct, frozen=True):
     delays: Delays
     layout: Layout = Layout()
     metadata_token_required: bool = False
+    kubeconfig: Path | None = None
+    """Of the API server that stands in for the lab's own."""
 
 
 class About(msgspec.Struct, frozen=True):
@@ -133,7 +136,10 @@ async def _running(options: Options) -> AsyncIterator[About]:
         await opened.enter_async_context(_site(api, await fabric.listen(OPENAPI, 80)))
         await opened.enter_async_context(_site(described, await fabric.listen(METADATA, 80)))
         kubernetes = [await fabric.listen(KUBERNETES, KUBERNETES_PORT), _unix(folder / "kube.sock")]
-        await opened.enter_async_context(KubeApi().serving(kubernetes))
+        if options.kubeconfig is None:
+            await opened.enter_async_context(KubeApi().serving(kubernetes))
+        else:
+            await opened.enter_async_context(kubeproxy.serving(kubernetes, kubeproxy.read(options.kubeconfig)))
         await opened.enter_async_context(_site(control, _unix(folder / "cloud.sock")))
         yield about
 
