@@ -22,7 +22,6 @@ from typing import Final, ParamSpec, Protocol, Self, TypeVar
 
 from services.eni_manager.adapters.netlink_monitor import wait_for_link
 from services.eni_manager.adapters.netlink_plumbing import Plumbing, Reaper
-from services.eni_manager.adapters.netlink_socket import NetlinkError
 from services.eni_manager.core.wiring.marks import mac_of
 from services.eni_manager.core.wiring.standing import SeenLink
 from services.eni_manager.core.wiring.values import EniLink, Node
@@ -32,7 +31,7 @@ from shared.contracts.ipam import Lease
 from shared.crashpoint import crashpoint
 from shared.errors import Conflict, Internal, Unavailable
 from shared.health import Reporter
-from shared.model import AttachmentKey, Mac, Subnet
+from shared.model import AttachmentKey, Ip, Mac, Subnet
 from shared.reconcile import ReconcileLoop
 
 log = logs.get(__name__)
@@ -77,6 +76,7 @@ class Dataplane:
         self.node = node
         self._store = store
         self._wired: dict[AttachmentKey, Lease] = {}
+        self._holders: dict[Ip, AttachmentKey] = {}
         self._leaving: set[AttachmentKey] = set()
         # What an earlier life left in the kernel and not in the journal.
         self._strays: dict[AttachmentKey, str] = {}
@@ -92,7 +92,8 @@ class Dataplane:
         # Both threads are born here and now, in the node's namespace; later one could be born in a pod's.
         self._plumbing = await self._call(Plumbing, self.node)
         self._reaper = await self._on(self._reaper_thread, Reaper)
-        self._wired = {stored.lease.key: stored.lease for stored in await self._store.attachments()}
+        for stored in await self._store.attachments():
+            self._remember(stored.lease)
         marked = await self._call(self._plumbing.marked_links)
         self._strays = {key: link for key, link in marked.items() if key not in self._wired}
         self._unmarked = await self._call(self._plumbing.unmarked_links)
@@ -178,7 +179,7 @@ class Dataplane:
         lease = request.lease
         if self._wired.get(lease.key) == lease:
             return
-        self._wired[lease.key] = lease
+        self._remember(lease)
         await self._store.put_attachment(lease, netns=request.netns, mtu=request.mtu)
         crashpoint("eni.plug.after_journal")
 
@@ -186,7 +187,7 @@ class Dataplane:
         host_link = self._host_link_by_marks(key) if lease is None else lease.host_link
         if host_link is None:
             return False
-        kept = {ip for other in self._wired.values() if other.key != key for ip in other.addresses}
+        kept = {ip for ip, holder in self._holders.items() if holder != key}
         # Repair, which may be asked for at any moment from now on, must not put back what goes.
         self._leaving.add(key)
         try:
@@ -195,7 +196,7 @@ class Dataplane:
             self._reap.poke()
             crashpoint("eni.unplug.before_journal")
             await self._store.drop_attachment(key)
-            known = self._wired.pop(key, None) is not None
+            known = self._forget(key)
             stray = self._strays.pop(key, None) is not None
         finally:
             self._leaving.discard(key)
@@ -206,19 +207,28 @@ class Dataplane:
 
     async def _clear_addresses(self, lease: Lease) -> None:
         """An address has one sandbox: a dead one is unplugged. Raises Conflict when the other one lives."""
-        for other in [held for held in self._wired.values() if held.key != lease.key]:
-            if not set(other.addresses) & set(lease.addresses):
+        for ip in lease.addresses:
+            other = self._wired.get(self._holders.get(ip, lease.key))
+            if other is None or other.key == lease.key:
                 continue
             if (await self._call(self._plumbing.marked_links)).get(other.key) == other.host_link:
-                raise Conflict(
-                    f"{' '.join(lease.addresses)} is wired for {other.pod}, sandbox {other.key.container_id}"
-                )
+                raise Conflict(f"{ip} is wired for {other.pod}, sandbox {other.key.container_id}")
             await self._withdraw(other.key, other)
+
+    def _remember(self, lease: Lease) -> None:
+        self._wired[lease.key] = lease
+        self._holders.update(dict.fromkeys(lease.addresses, lease.key))
+
+    def _forget(self, key: AttachmentKey) -> bool:
+        lease = self._wired.pop(key, None)
+        for ip in () if lease is None else lease.addresses:
+            if self._holders.get(ip) == key:
+                del self._holders[ip]
+        return lease is not None
 
     async def _repair_all(self) -> None:
         live = [lease for key, lease in self._wired.items() if key not in self._leaving]
-        in_use = {ip for lease in self._wired.values() for ip in lease.addresses}
-        repaired = await self._call(self._plumbing.repair, live, in_use)
+        repaired = await self._call(self._plumbing.repair, live, set(self._holders))
         for sentence in repaired.mended:
             log.warning("wiring_mended", what=sentence)
         for key, why in repaired.skipped.items():
@@ -244,5 +254,5 @@ class Dataplane:
         """Run on a kernel thread. A cancelled wait leaves the work to finish there, before anything asked for later."""
         try:
             return await asyncio.get_running_loop().run_in_executor(thread, lambda: fn(*args, **kwargs))
-        except NetlinkError as refused:
+        except OSError as refused:
             raise (Unavailable if refused.errno in _PASSING else Internal)(str(refused)) from refused

@@ -25,7 +25,7 @@ from services.eni_manager.adapters.netlink_links import (
 from services.eni_manager.adapters.netlink_values import forget_rule
 from services.eni_manager.core.wiring import wire
 from services.eni_manager.core.wiring.difference import Change, Drop, changes, stale_rules
-from services.eni_manager.core.wiring.marks import key_of
+from services.eni_manager.core.wiring.marks import alias_of, key_of
 from services.eni_manager.core.wiring.standing import SeenLink, Standing, belongs, is_retired, stand
 from services.eni_manager.core.wiring.values import EniLink, Item, Node, Priority, Route, Side, Wiring
 from services.eni_manager.core.wiring.veth import host_cidr, uplink
@@ -160,6 +160,8 @@ class Plumbing:
             if host is None or not belongs(host, lease.key):
                 skipped[str(lease.key)] = f"host link {lease.host_link} is gone"
                 continue
+            if not host.alias:  # its plug died before it could write one
+                self._host.send(alias_link(host.index, alias_of(lease.key))).expect(*ABSENT)
             try:
                 # The MTU that it was plugged with is the link's own; it is not for repair to say otherwise.
                 wiring = wire(lease, self._node, self.eni(lease.eni_mac), mtu=host.mtu)

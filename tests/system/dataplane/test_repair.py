@@ -164,6 +164,15 @@ async def test_repair_takes_away_what_dead_pods_left_and_nothing_foreign(
     assert world.node.rules_about(box.ipv4) == 2
 
 
+async def test_repair_marks_a_link_whose_plug_died_before_it_could(world: World, dataplane: Dataplane) -> None:
+    box = world.sandbox()
+    await plug(dataplane, box)
+    whole = world.node.state()
+    world.node.ip("link", "set", box.lease.host_link, "alias", "")
+    dataplane.repair()
+    await until(lambda: world.node.state() == whole)
+
+
 async def test_repair_keeps_an_mtu_that_the_runtime_asked_for(world: World, dataplane: Dataplane) -> None:
     box = world.sandbox()
     await plug(dataplane, box, mtu=1400)
