@@ -1,6 +1,6 @@
-"""Metrics of terway.md §11.1 that are eni_manager's, and what /state shows."""
+"""The metrics of terway.md §11.1 that are eni_manager's, under their names there."""
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Histogram
 
 from services.eni_manager.core.fleet import Fleet
 from services.eni_manager.core.machine import State
@@ -34,22 +34,35 @@ class Metrics:
             registry=registry,
             buckets=_MILLISECONDS,
         )
-        self._allocated = Counter(
-            "terway_eniip_factory_ip_alloc_count", "Addresses asked of the cloud", ("eni", "status"), registry=registry
+        self._allocated: dict[tuple[str, str], float] = {}
+        # A Counter of the client library would add `_total` to the name that dashboards know.
+        computed_gauge(
+            registry,
+            "terway_eniip_factory_ip_alloc_count",
+            "Addresses that the cloud gave, and calls for some that it refused, since the start",
+            lambda: self._allocated.items(),
+            labels=("eni", "status"),
         )
         computed_gauge(
             registry,
             "terway_eniip_factory_eni_count",
-            "ENIs, by state of life",
-            lambda: [((str(state), str(fleet.limits.enis)), _enis(fleet, state)) for state in State],
-            labels=("state", "max_eni"),
+            "ENIs that take a place on the instance",
+            lambda: [(("eniip", str(fleet.limits.enis)), len(fleet.enis))],
+            labels=("name", "max_eni"),
         )
         computed_gauge(
             registry,
             "terway_eniip_factory_ip_count",
             "Addresses per ENI",
-            lambda: [((eni.name, str(eni.max_slots)), len(eni.slots)) for eni in fleet.enis.values()],
-            labels=("eni", "max_ip"),
+            lambda: [(("eniip", name, str(eni.max_slots)), len(eni.slots)) for name, eni in fleet.enis.items()],
+            labels=("name", "eni", "max_ip"),
+        )
+        computed_gauge(
+            registry,
+            "terway_eni_states",
+            "ENIs by state of life",
+            lambda: [((str(state),), _enis(fleet, state)) for state in State],
+            labels=("state",),
         )
 
     def openapi(self, action: str, failed: bool, took_s: float, waited_s: float) -> None:
@@ -63,7 +76,8 @@ class Metrics:
 
     def allocated(self, eni: str, count: int) -> None:
         """Addresses that came; 0: they were refused."""
-        self._allocated.labels(eni, "succeed" if count else "fail").inc(count or 1)
+        key = (eni, "succeed" if count else "fail")
+        self._allocated[key] = self._allocated.get(key, 0) + (count or 1)
 
 
 def _enis(fleet: Fleet, state: State) -> int:

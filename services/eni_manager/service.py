@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack
 from typing import Any, Protocol
 
 import aiohttp
+from aiohttp import web
 
 from services.eni_manager.adapters import credentials, host
 from services.eni_manager.adapters.ecs import Ecs
@@ -34,6 +35,7 @@ from shared.backoff import TABLE
 from shared.config import NodeConfig
 from shared.contracts import eni as contract
 from shared.contracts.eni import Attachments, Check, Checked, ListAttachments, Plug, Plugged, Unplug, Unplugged
+from shared.dump import dump_pretty
 from shared.errors import SuiteError, Unavailable
 from shared.health import Health
 from shared.http import HttpFace
@@ -128,7 +130,12 @@ class _Service:
             health=self._health,
             state=self._state,
             registry=self._registry,
+            routes=[web.get("/calls", self._calls)],
         )
+
+    async def _calls(self, request: web.Request) -> web.Response:
+        """The latest cloud calls that change something: what was meant, when, and what came of it."""
+        return web.Response(body=dump_pretty(await self._journal.recent()), content_type="application/json")
 
     def _rpc(self) -> Server:
         rpc = Server(self._node.socket("eni_manager"), name="eni_manager", observe=metrics.rpc_observer(self._registry))

@@ -1,6 +1,7 @@
 """A node of the lab's cloud on loopback, and eni_manager running against it, without a kernel."""
 
 import asyncio
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -110,7 +111,7 @@ class CloudOfOne(NamedTuple):
 @pytest.fixture
 async def cloud() -> AsyncIterator[CloudOfOne]:
     account = Account(delays=DELAYS)
-    account.add_key(AccessKey("ak", "sk"))
+    account.add_key(AccessKey("ak", "s3cr3t"))
     instance = account.run_instance("node1", vswitch="vsw-lab-a", instance_type=TYPE, now=time.time())
     app = build_app(account, NullFabric(), metadata_for=instance.id)
     async with TestServer(app) as server:
@@ -126,8 +127,8 @@ async def session() -> AsyncIterator[aiohttp.ClientSession]:
 class Running:
     """A running eni_manager and ipam's side of its socket."""
 
-    def __init__(self, client: Client, wiring: NoKernel, node: NodeConfig) -> None:
-        self.client, self.wiring, self.node = client, wiring, node
+    def __init__(self, client: Client, wiring: NoKernel, http: str) -> None:
+        self.client, self.wiring, self.http = client, wiring, http
 
     async def demand(self, total: int, *, waiting: int = 0) -> None:
         await self.client.call(DEMAND, Demand(total, waiting))
@@ -168,11 +169,11 @@ def start(cloud: CloudOfOne, tmp_path: Path) -> Start:
     async def started(backoffs: dict[str, Backoff] | None = None, **conf: Any) -> AsyncIterator[Running]:
         node = NodeConfig(run_dir=tmp_path / "run", state_dir=tmp_path / "state")
         wiring = NoKernel()
-        settings = settings_for(cloud.url, backoffs, **conf)
+        settings = settings_for(cloud.url, backoffs, http_port=(port := free_port()), **conf)
         stop = asyncio.Event()
         service = asyncio.create_task(serve(node, settings, stop, wiring=wiring), name="eni_manager")
         async with Client(node.socket("eni_manager"), name="ipam") as client:
-            running = Running(client, wiring, node)
+            running = Running(client, wiring, f"http://127.0.0.1:{port}")
             await answers(running.inventory, service)
             try:
                 yield running
@@ -196,13 +197,20 @@ async def answers(ask: Callable[[], Awaitable[Any]], service: asyncio.Task[None]
     raise AssertionError("the service has ended")
 
 
-def settings_for(url: str, backoffs: dict[str, Backoff] | None = None, **conf: Any) -> Settings:
+def free_port() -> int:
+    """A port that nobody has at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def settings_for(url: str, backoffs: dict[str, Backoff] | None = None, *, http_port: int = 0, **conf: Any) -> Settings:
     own = EniManagerConfig(
-        http_port=0, metadata_url=url, ecs_endpoint=url, vpc_endpoint=url, gather_s=0.01, device_wait_s=0.05
+        http_port=http_port, metadata_url=url, ecs_endpoint=url, vpc_endpoint=url, gather_s=0.01, device_wait_s=0.05
     )
     given = {
         "access_key": Secret("ak"),
-        "access_secret": Secret("sk"),
+        "access_secret": Secret("s3cr3t"),
         "backoff_override": {**dict.fromkeys(TABLE, QUICK), **(backoffs or {})},
         "ip_pool_sync_period": Duration(0.2),
         "rate_limit": dict.fromkeys(RATED, 60_000),

@@ -1,6 +1,7 @@
 """The cloud half against the lab's cloud: real signatures, real asynchrony, no kernel."""
 
 import asyncio
+import json
 import time
 
 import msgspec
@@ -14,7 +15,7 @@ from services.eni_manager.adapters.journal import Journal
 from services.eni_manager.core.drift import NODE_TAG
 from shared.backoff import TABLE, Backoff
 from shared.contracts.ipam import Lease
-from shared.model import AttachmentKey, Mode, PodKey
+from shared.model import AttachmentKey, Ip, Mode, PodKey
 
 CHANGES = (
     "CreateNetworkInterface",
@@ -144,6 +145,27 @@ def lease_of(eni, address):
     )
 
 
+async def test_what_people_see(start, cloud, session):
+    async with start() as eni:
+        await eni.demand(3)
+        await eni.until_usable(3)
+
+        async def page(path):
+            async with session.get(f"{eni.http}{path}") as response:
+                return response.status, await response.text()
+
+        assert (await page("/readyz"))[0] == 200
+        state = json.loads((await page("/state"))[1])
+        assert state["enis"][0]["story"][-1] == "ready: wired as eth1"
+        assert state["demand"]["total"] == 3
+        calls = json.loads((await page("/calls"))[1])
+        assert [(call["action"], call["outcome"]) for call in calls] == [("attach", "ok"), ("create", "ok")]
+        metrics = (await page("/metrics"))[1]
+        assert 'terway_eniip_factory_eni_count{max_eni="3",name="eniip"} 1.0' in metrics
+        assert 'aliyun_openapi_latency_count{api="CreateNetworkInterface",error="false"} 1.0' in metrics
+        assert "s3cr3t" not in (await page("/state"))[1]
+
+
 # ---- restarts
 
 
@@ -252,6 +274,38 @@ async def test_an_address_leaves_when_the_metadata_service_has_forgotten_it(star
         assert gone in cloud.enis()[0].served.ipv4
         await eni.until(lambda seen: len(seen.enis[0].addresses) == 1)
         assert gone not in cloud.enis()[0].served.ipv4
+
+
+async def test_one_address_that_is_gone_already_keeps_no_other(start, cloud):
+    """UnassignPrivateIpAddresses takes all or none."""
+    async with start() as eni:
+        await eni.demand(4)
+        seen = await eni.until_usable(4)
+        returned = [address.ipv4 for address in seen.enis[0].addresses if not address.primary][:2]
+        cloud.cloud.faults.add(Fault("UnassignPrivateIpAddresses"))
+        await eni.demand(2)
+        await eni.give_back(*returned)
+        cloud.account.unassign_ipv4(seen.enis[0].id, time.time(), returned[:1])
+        cloud.cloud.faults.clear()
+        await eni.until(lambda seen: [len(one.addresses) for one in seen.enis] == [2])
+        assert cloud.addresses() == 2
+
+
+async def test_an_eni_stays_while_anything_is_attached_with_it(start, cloud, tmp_path):
+    """Even with an address that the cloud has taken away from the ENI since."""
+    async with start() as eni, await Journal.open(tmp_path / "state" / "eni_manager.sqlite") as journal:
+        await eni.demand(1)
+        seen = await eni.until_usable(1)
+        lease = lease_of(seen.enis[0], Ip("192.168.0.99"))
+        await journal.put_attachment(lease, netns="/x")
+        await eni.demand(0)
+        await eni.give_back(*usable(seen))
+        seen = await eni.until(lambda seen: [one.state for one in seen.enis] == ["detaching"])
+        await eni.demand(9)
+        seen = await eni.until(lambda seen: seen.blocked != "" or len(usable(seen)) == 9)
+        assert cloud.account.enis[lease.eni_id].status is EniStatus.IN_USE
+        await journal.drop_attachment(lease.key)
+        await cloud_settles(lambda: lease.eni_id not in cloud.account.enis)
 
 
 async def test_throttling_slows_and_loses_nothing(start, cloud):
