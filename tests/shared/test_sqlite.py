@@ -339,3 +339,19 @@ async def test_a_place_that_cannot_hold_it_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Refused, match=str(tmp_path)):
         await Database.open(tmp_path / "file" / "x.sqlite", [LEASES])
     assert await asyncio.to_thread(no_thread_is_left)
+
+
+async def test_another_process_that_reads_takes_nothing_from_us(path: Path, database: Database) -> None:
+    """It would delete the WAL when it closes, if we had lost our locks (which are the process's, not the file's)."""
+    script = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); print(*c.execute('SELECT address FROM leases'))"
+
+    async def read_elsewhere() -> str:
+        reading = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", script + "; c.close()", str(path), stdout=subprocess.PIPE
+        )
+        return (await reading.communicate())[0].decode().strip()
+
+    await database.write(insert("10.0.0.1"))
+    assert await read_elsewhere() == "('10.0.0.1',)"
+    await database.write(insert("10.0.0.2"))
+    assert await read_elsewhere() == "('10.0.0.1',) ('10.0.0.2',)"
