@@ -203,7 +203,11 @@ class Demo:
             entry = state["addresses"].get(address, {})
             if state["counts"]["used"] or entry.get("state") not in ("idle", "cooling"):
                 raise Failed(f"{address} of {name} is {entry or 'not in the pool'}, {state['counts']}")
-        return ", ".join(f"{node}: {self._ipam(node)['counts']}" for node in sorted(set(PODS.values())))
+        counts = {node: self._ipam(node)["counts"] for node in sorted(set(PODS.values()))}
+        return "; ".join(
+            f"{node}: {count['used']} used, {count['idle']} idle, {count['cooling']} resting"
+            for node, count in counts.items()
+        )
 
     async def unwired(self) -> str:
         """The kernel, and once more everything against everything."""

@@ -137,7 +137,6 @@ def lab() -> None:
 @click.option(
     "--kubeconfig",
     type=click.Path(exists=True, dir_okay=False, resolve_path=True),
-    default="",
     help="Use this cluster's API server instead of the lab's own.",
 )
 @click.option("--keep", is_flag=True, help="After a failure, leave everything for a look at it.")

@@ -30,7 +30,7 @@ class Options(msgspec.Struct, frozen=True):
     """How long a released address rests."""
     pool_sync_s: float = 120.0
     """How often ipam gives idle addresses above the most back (Terway's `ip_pool_sync_period`)."""
-    kubeconfig: str = ""
+    kubeconfig: str | None = None
     """Absolute path: the API server of this one stands in for the lab's own."""
     log_level: str = "info"
 

@@ -105,11 +105,14 @@ def test_a_lab_that_cannot_come_up_takes_itself_back(labs: Callable[[], Lab]) ->
 def test_a_pod_whose_namespaces_are_seen_by_containerd_alone(labs: Callable[[], Lab]) -> None:
     hidden = labs()
     hidden.run("up", "--netns-in-state-dir")
-    for name, node in (("default/a", "node1"), ("default/b", "node2")):
-        hidden.run("pod", "add", name, "--node", node, "--serve", "80/tcp")
+    made = {
+        name: hidden.ask("pod", "add", name, "--node", node, "--serve", "80/tcp")
+        for name, node in (("default/a", "node1"), ("default/b", "node2"))
+    }
     assert hidden.ask("probe", "default/a", "default/b:80/tcp")["by"] == "default/b"
     assert hidden.run("exec", "default/a", "--", "ping", "-c1", "-W2", "203.0.113.10").returncode == 0
-    for name in ("default/a", "default/b"):
+    os.kill(made["default/a"]["sandbox"]["pid"], signal.SIGKILL)  # its namespace ends with it, or before
+    for name in made:
         hidden.run("pod", "del", name)
     assert hidden.ask("audit", "--within", "20")["problems"] == []
 

@@ -1,8 +1,10 @@
 """Pods of a running lab: made, reached, executed in, listed, removed, also fifty at once."""
 
 import asyncio
+import subprocess
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -108,3 +110,19 @@ async def test_a_pod_whose_add_fails_leaves_nothing(lab: Lab) -> None:
     assert refused.returncode == 1 and "80/tcp" in refused.stderr
     assert [info["pod"] for info in lab.ask("pod", "list")] == ["default/busy"]
     lab.run("pod", "del", "default/busy")
+
+
+def test_a_namespace_that_vanished_before_its_del(lab: Lab) -> None:
+    made = lab.ask("pod", "add", "default/gone", "--node", "node1")
+    lab.run("pod", "add", "default/stays", "--node", "node1", "--serve", "80/tcp")
+    subprocess.run(["ip", "netns", "del", Path(made["sandbox"]["netns"]).name], check=True)
+    lab.run("pod", "del", "default/gone")
+    assert lab.ask("probe", "node2", "default/stays:80/tcp")["by"] == "default/stays"
+    lab.run("pod", "del", "default/stays")
+
+
+def test_the_same_name_comes_back_at_once(lab: Lab) -> None:
+    for _ in range(3):
+        lab.run("pod", "add", "default/again", "--node", "node1", "--serve", "80/tcp")
+        assert lab.ask("probe", "node2", "default/again:80/tcp")["by"] == "default/again"
+        lab.run("pod", "del", "default/again")
