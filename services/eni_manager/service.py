@@ -235,6 +235,7 @@ class _Service:
                     endpoints=endpoints,
                     buckets=Buckets(conf.rate_limit),
                     observe=self._metrics.openapi,
+                    trouble=lambda action, why: self._fleet.set_trouble(f"call {action}", why),
                     attempt_timeout_s=own.call_timeout_s,
                 )
                 cloud = Ecs(api, backoffs=table)

@@ -316,6 +316,15 @@ async def test_throttling_slows_and_loses_nothing(start, cloud):
         assert cloud.addresses() == 12
 
 
+async def test_pods_that_wait_for_a_throttled_call_hear_why(start, cloud):
+    """The call is being made again, with pauses longer than a pod's patience."""
+    async with start({"eni_create": Backoff(60.0, steps=2)}) as eni:
+        cloud.cloud.faults.add(Fault("CreateNetworkInterface", code="Throttling.User", status=400))
+        await eni.demand(1, waiting=1)
+        seen = await eni.until(lambda seen: seen.blocked != "")
+        assert "Throttling.User" in seen.blocked
+
+
 async def test_an_exhausted_vswitch_is_passed_over(start, cloud):
     small = VSwitch("vsw-small", "cn-lab-a", "192.168.240.0/29")
     add_vswitch(cloud.account, small)

@@ -63,6 +63,10 @@ Observer = Callable[[str, bool, float, float], None]
 """Told of each attempt: action, failed, seconds it took, seconds it had waited for the bucket."""
 
 
+Trouble = Callable[[str, str], None]
+"""Told, per action, why calls are being made again; empty: the last one has worked."""
+
+
 class _Refusal(msgspec.Struct, rename="pascal"):
     """What the cloud answers instead of a result."""
 
@@ -113,11 +117,12 @@ class OpenApi:
         endpoints: Endpoints,
         buckets: Buckets,
         observe: Observer = lambda action, failed, took, waited: None,
+        trouble: Trouble = lambda action, why: None,
         attempt_timeout_s: float = ATTEMPT_TIMEOUT_S,
     ) -> None:
         self._session, self._credentials, self._region = session, credentials, region
         self._endpoints, self._buckets, self._observe = endpoints, buckets, observe
-        self._timeout = aiohttp.ClientTimeout(total=attempt_timeout_s)
+        self._trouble, self._timeout = trouble, aiohttp.ClientTimeout(total=attempt_timeout_s)
 
     async def call(self, request: RpcRequest, answer: type[T], backoff: Backoff) -> T:
         """Make a call, again after pauses while that may help, and decode its answer.
@@ -128,8 +133,11 @@ class OpenApi:
         await asyncio.sleep(next(pauses, 0.0))
         while True:
             try:
-                return await self._attempt(request, answer)
+                result = await self._attempt(request, answer)
+                self._trouble(request.get_action_name(), "")
+                return result
             except CloudError as error:
+                self._trouble(error.action, error.message if error.reaction in RETRIED else "")
                 if error.reaction not in RETRIED or not await _pause(pauses):
                     raise
                 log.info("cloud_call_again", action=error.action, code=error.cloud_code, request=error.request_id)
