@@ -109,16 +109,22 @@ class Site:
         assert (node.sandboxes, node.leases, node.attachments) == ([], [], {})
         assert (node.kernel.links, node.kernel.routes, node.kernel.rules) == ([], {}, [])
 
-    async def holds(self, *, addresses: int) -> None:
-        """Wait until the node has that many addresses in the cloud: what nobody wants goes back."""
+    async def nothing_idle(self) -> None:
+        """Wait until what no pod has is back in the cloud; a primary stays as long as its ENI."""
 
         async def missing() -> str:
             async with control.connect(self.layout.cloud_socket) as cloud:
                 enis = (await cloud.audit())["enis"]
-            held = [address for eni in enis if eni["type"] != "Primary" for address in eni["ipv4"]]
-            return "" if len(held) == addresses else f"it has {held}"
+            leased = set()
+            async with Client(self.corner.run / "ipam.sock") as ipam:
+                with suppress(SuiteError):
+                    leases = (await ipam.call(ipam_contract.LEASES, ipam_contract.ListLeases())).leases
+                    leased = {lease.ipv4 for lease in leases}
+            held = [eni["ipv4"] for eni in enis if eni["type"] != "Primary"]
+            idle = [set(addresses[1:]) - leased for addresses in held if leased & set(addresses)] or held
+            return f"idle are {idle}" if any(idle) else ""
 
-        await until(missing, what=f"{addresses} addresses are left", within_s=PATIENCE_S)
+        await until(missing, what="idle addresses go back", within_s=PATIENCE_S)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -144,7 +150,7 @@ async def life(site: Site) -> None:
     first = await site.add("first")
     second = await site.add("second")
     await site.delete(second)
-    await site.holds(addresses=1)  # so that an address goes back alone, before its ENI does
+    await site.nothing_idle()  # so that an address goes back alone, before its ENI does
     await site.delete(first)
 
 
@@ -239,5 +245,5 @@ def test_every_special_way_leads_somewhere() -> None:
 async def test_death_leaves_nothing_behind(site: Site, point: str) -> None:
     async with site.armed(point):
         await LEADING_TO.get(point, life)(site)
-    await site.holds(addresses=0)
+    await site.nothing_idle()
     await site.nothing_left()
