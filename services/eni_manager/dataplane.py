@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Final, ParamSpec, Protocol, Self, TypeVar
+from weakref import WeakValueDictionary
 
 from services.eni_manager.adapters.netlink_monitor import wait_for_link
 from services.eni_manager.adapters.netlink_plumbing import Plumbing, Reaper
@@ -81,7 +82,7 @@ class Dataplane:
         # What an earlier life left in the kernel and not in the journal.
         self._strays: dict[AttachmentKey, str] = {}
         self._unmarked: dict[Mac, str] = {}
-        self._locks: dict[AttachmentKey, asyncio.Lock] = {}
+        self._locks: WeakValueDictionary[AttachmentKey, asyncio.Lock] = WeakValueDictionary()
         # Two threads, since a deletion holds up whoever does it for 15 ms or more.
         self._thread = ThreadPoolExecutor(1, "plumbing")
         self._reaper_thread = ThreadPoolExecutor(1, "reaper")
@@ -176,11 +177,8 @@ class Dataplane:
     # ---- within
 
     async def _save(self, request: Plug) -> None:
-        lease = request.lease
-        if self._wired.get(lease.key) == lease:
-            return
-        self._remember(lease)
-        await self._store.put_attachment(lease, netns=request.netns, mtu=request.mtu)
+        self._remember(request.lease)
+        await self._store.put_attachment(request.lease, netns=request.netns, mtu=request.mtu)
         crashpoint("eni.plug.after_journal")
 
     async def _withdraw(self, key: AttachmentKey, lease: Lease | None) -> bool:
@@ -239,13 +237,10 @@ class Dataplane:
 
     @asynccontextmanager
     async def _alone(self, key: AttachmentKey) -> AsyncIterator[None]:
+        # Whoever holds or awaits a lock keeps it in the dictionary; nobody else does.
         lock = self._locks.setdefault(key, asyncio.Lock())
-        try:
-            async with lock:
-                yield
-        finally:
-            if not lock.locked() and self._locks.get(key) is lock:
-                del self._locks[key]
+        async with lock:
+            yield
 
     async def _call(self, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await self._on(self._thread, fn, *args, **kwargs)

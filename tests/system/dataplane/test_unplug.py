@@ -111,6 +111,24 @@ async def test_plug_and_unplug_of_one_key_do_not_mix(world: World, dataplane: Da
     assert talks(box, box.ipv4, world.vpc, FAR)
 
 
+async def test_one_key_is_worked_on_by_one_call_at_a_time(world: World) -> None:
+    class Watching(Memory):
+        inside = most = 0
+
+        async def put_attachment(self, lease: Lease, *, netns: str, mtu: int | None = None) -> None:
+            self.inside += 1
+            self.most = max(self.most, self.inside)
+            await asyncio.sleep(0)
+            await super().put_attachment(lease, netns=netns, mtu=mtu)
+            self.inside -= 1
+
+    box, store = world.sandbox(), Watching()
+    async with running(store) as dataplane:
+        for _ in range(3):  # the first of these comes when the last of those before has just let go
+            await asyncio.gather(*(plug(dataplane, box) for _ in range(4)))
+        assert store.most == 1
+
+
 async def test_a_plug_that_nobody_waits_for_any_more_is_undone_by_unplug(
     world: World, dataplane: Dataplane, memory: Memory
 ) -> None:
