@@ -229,8 +229,7 @@ class _Connection(asyncio.Protocol):
         return True
 
     def pause_writing(self) -> None:
-        self._choked = True
-        self._regulate()
+        self._choked = True  # and begin nothing until the peer takes what there is
 
     def resume_writing(self) -> None:
         self._choked = False
@@ -299,10 +298,10 @@ class _Connection(asyncio.Protocol):
     # the flow of bytes
 
     def _regulate(self) -> None:
-        """Read only while there is room for what would come."""
+        """Read only while all that came is at work."""
         if self._transport is None or self._transport.is_closing():
             return
-        full = self._choked or bool(self._backlog)
+        full = bool(self._backlog)
         if full != self._paused:
             self._paused = full
             if full:
