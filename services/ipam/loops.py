@@ -43,8 +43,8 @@ async def watch_inventory(
     while True:
         reporter.alive()
         absent = enis.absent
-        try:
-            inventory = await enis.watch(ledger.pool.epoch, ledger.pool.generation, wait_s)
+        try:  # after an absence the answer must not wait for news, or nobody would know that it is over
+            inventory = await enis.watch(ledger.pool.epoch, ledger.pool.generation, 0.0 if absent else wait_s)
         except SuiteError as error:
             synced.missing(error.message)
             log.debug("inventory_unknown", error=error.message)
@@ -164,10 +164,10 @@ class Garbage:
         while True:
             reporter.alive()
             try:
-                pause = config.period_s if await self.look() else BLIND_RETRY_S
+                pause = config.period_s if await self.look() else min(BLIND_RETRY_S, config.period_s)
             except SuiteError as error:
                 log.info("garbage_not_looked_for", error=error.message)
-                pause = BLIND_RETRY_S
+                pause = min(BLIND_RETRY_S, config.period_s)
             if self.suspects:
                 pause = min(pause, config.confirm_s)
             await asyncio.sleep(pause * random.uniform(1.0, 1.1))  # noqa: S311  # jitter, no secret

@@ -220,6 +220,32 @@ async def test_a_restarted_eni_manager_is_told_the_demand_again(start: Start, en
                 await ipam.ready()
 
 
+async def test_an_eni_manager_that_was_away_learns_what_changed_meanwhile(start: Start, enis_socket: Path) -> None:
+    async with start(pool=(2, 5)) as ipam:
+        async with ScriptedEniManager(enis_socket, one_eni(1)) as enis:
+            await ipam.ready()
+            await ipam.add("a")
+            await enis.until(lambda: enis.demands[-1].total == 3)
+        await ipam.until("/readyz", lambda _, body: "eni_manager" in str(body))
+        await ipam.delete("a")
+        async with ScriptedEniManager(enis_socket, one_eni(1)) as enis:
+            await enis.until(lambda: bool(enis.demands))
+            assert enis.demands[0].total == 2
+
+
+async def test_the_same_demand_is_not_said_twice(start: Start, enis_socket: Path) -> None:
+    async with ScriptedEniManager(enis_socket, empty()) as enis, start(pool=(3, 5)) as ipam:
+        await enis.until(lambda: bool(enis.demands))
+        for view in (one_eni(1), one_eni(2), one_eni(3)):
+            await enis.change(view)
+            generation = enis.view.generation
+            await ipam.until("/state", lambda _, state, seen=generation: state["inventory"]["generation"] == seen)
+            assert (await ipam.get("/state"))[1]["demanded"] == ["e1", 3, 0]
+        await ipam.add("a")
+        await enis.until(lambda: len(enis.demands) > 1)
+        assert [demand.total for demand in enis.demands] == [3, 4]
+
+
 async def test_an_unsynced_inventory_means_no_demand_and_no_readiness(start: Start, enis_socket: Path) -> None:
     async with ScriptedEniManager(enis_socket, empty(synced=False)) as enis, start(pool=(2, 5)) as ipam:
         body = await ipam.until("/readyz", lambda _, body: "not compared" in str(body))

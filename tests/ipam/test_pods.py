@@ -1,0 +1,134 @@
+"""ipam and this node's pods: annotations that the runtime did not hand over, and leases that nobody uses any more."""
+
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from compose.lab.kubeapi import KubeApi
+from services.ipam.adapters.pods import Pods
+from services.ipam.core.garbage import PodFacts
+from shared.config import NodeConfig
+from shared.contracts.ipam import Bandwidth
+from shared.errors import NotFound, Unavailable
+from shared.kube.access import KubeAddress
+from shared.kube.client import KubeClient
+from shared.kube.objects import Pod
+from shared.kube.resources import PODS
+from shared.model import PodKey
+from tests.ipam.conftest import Start
+from tests.ipam.eni_manager import ScriptedEniManager
+from tests.ipam.world import key, one_eni
+
+QUICK = {"garbage_period_s": 0.05, "garbage_confirm_s": 0.1, "garbage_min_age_s": 0.1, "cooldown_s": 0.1}
+LIMITED = {"k8s.aliyun.com/ingress-bandwidth": "1M"}
+
+
+class Cluster:
+    def __init__(self, client: KubeClient, server: str) -> None:
+        self.client = client
+        self.server = server
+
+    async def add(self, name: str, *, node: str = "node1", **metadata: object) -> str:
+        body = {"metadata": {"name": name, **metadata}, "spec": {"nodeName": node, "containers": []}}
+        return (await self.client.create(PODS, Pod, body, namespace="default")).metadata.uid
+
+    async def remove(self, name: str) -> None:
+        await self.client.delete(PODS, name, namespace="default", grace_s=0)
+
+
+@asynccontextmanager
+async def serving(api: KubeApi, port: int = 0) -> AsyncIterator[Cluster]:
+    listening = socket.create_server(("127.0.0.1", port))
+    server = f"http://127.0.0.1:{listening.getsockname()[1]}"
+    async with api.serving([listening]), KubeClient(KubeAddress(server)) as client:
+        yield Cluster(client, server)
+
+
+@pytest.fixture
+async def cluster() -> AsyncIterator[Cluster]:
+    async with serving(KubeApi()) as running:
+        yield running
+
+
+@pytest.fixture
+def enis_socket(node: NodeConfig) -> Path:
+    return node.socket("eni_manager")
+
+
+async def test_annotations_are_read_from_the_pod(start: Start, enis_socket: Path, cluster: Cluster) -> None:
+    uid = await cluster.add("web", annotations=LIMITED)
+    await cluster.add("elsewhere", node="node2", annotations=LIMITED)
+    async with ScriptedEniManager(enis_socket, one_eni(4)), start(kube=cluster.server) as ipam:
+        lease = await ipam.add("a", pod="web", pod_uid=uid, annotations=None)
+        assert lease.bandwidth == Bandwidth(ingress=1 << 20)
+        handed_over = await ipam.add("b", pod="web", annotations={})
+        assert handed_over.bandwidth == Bandwidth(), "what the runtime handed over is not asked for again"
+        missed = await ipam.add("c", pod="elsewhere", annotations=None)
+        assert missed.bandwidth == Bandwidth(ingress=1 << 20), "a pod that the node's watch does not show is read"
+        with pytest.raises(NotFound, match="pods"):
+            await ipam.add("d", pod="nobody", annotations=None)
+        with pytest.raises(NotFound, match="was replaced by one with UID"):
+            await ipam.add("e", pod="web", pod_uid="another", annotations=None)
+
+
+async def test_without_an_api_server_annotations_that_were_handed_over_suffice(start: Start, enis_socket: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        nobody = f"http://127.0.0.1:{taken.getsockname()[1]}"
+    async with ScriptedEniManager(enis_socket, one_eni(4)), start(kube=nobody, **QUICK) as ipam:
+        await ipam.ready()
+        await ipam.add("a", annotations=LIMITED)
+        with pytest.raises(Unavailable):
+            await ipam.add("b", annotations=None)
+        state = (await ipam.get("/state"))[1]
+        assert not state["pods"]["synced"]
+        assert state["suspects"] == {}, "while nobody can be asked, nothing is garbage"
+
+
+async def test_static_pods_have_two_uids(cluster: Cluster) -> None:
+    uid = await cluster.add("static", annotations={"kubernetes.io/config.mirror": "hash", **LIMITED})
+    pods = Pods(cluster.client, "node1")
+    static = PodKey("default", "static")
+    assert await pods.ask(static) == PodFacts(frozenset({uid, "hash"}))
+    assert (await pods.annotations(static, "hash")).items() >= LIMITED.items()
+    assert await pods.ask(PodKey("default", "nobody")) is None
+    assert pods.facts() is None, "nothing is known before the first list"
+
+
+async def test_leases_of_pods_that_are_gone_end_after_two_looks_unless_something_is_connected(
+    start: Start, enis_socket: Path, cluster: Cluster
+) -> None:
+    uid = await cluster.add("stays")
+    async with ScriptedEniManager(enis_socket, one_eni(9)) as enis:
+        async with start(kube=cluster.server) as ipam:
+            await ipam.add("stays", pod="stays", pod_uid=uid)
+            await ipam.add("gone", pod="gone")
+            await ipam.add("forced", pod="forced")
+            await ipam.add("replaced", pod="stays", pod_uid="an older one")
+        enis.attached = {key("forced"): True, key("gone"): False, key("stranger"): True}
+        async with start(kube=cluster.server, **QUICK) as ipam:
+            state = await ipam.until("/state", lambda _, state: state["tally"]["reclaimed"] == 2)
+            assert set(await ipam.leases()) == {key("stays"), key("forced")}
+            assert state["strangers"] == ["terway/stranger/eth0"]
+            enis.attached = {}
+            await ipam.until("/state", lambda _, state: state["tally"]["reclaimed"] == 3)
+            assert set(await ipam.leases()) == {key("stays")}
+            await cluster.remove("stays")
+            await ipam.until("/state", lambda _, state: state["tally"]["reclaimed"] == 4)
+            assert "terway_ipam_reclaimed_count 4.0" in (await ipam.get("/metrics"))[1]
+
+
+async def test_a_pod_list_that_is_wrong_ends_no_lease(start: Start, enis_socket: Path) -> None:
+    """The watch shows only this node's pods; the last word is the API server's on the pod itself."""
+    api = KubeApi()
+    async with serving(api) as cluster, ScriptedEniManager(enis_socket, one_eni(9)):
+        uid = await cluster.add("web", node="node2")
+        async with start(kube=cluster.server, **QUICK) as ipam:
+            await ipam.add("a", pod="web", pod_uid=uid)
+            suspected = "terway/a/eth0"
+            for _ in range(2):  # suspected, asked about, acquitted, suspected again
+                await ipam.until("/state", lambda _, state: suspected in state["suspects"])
+                await ipam.until("/state", lambda _, state: suspected not in state["suspects"])
+            assert set(await ipam.leases()) == {key("a")}
