@@ -30,6 +30,9 @@ from shared.model import EniId, Mac
 DEVICE_PATIENCE = 6
 """Times that a new ENI may fail to appear in the kernel before it is disposed of (terway.md §13 R7)."""
 
+UNTIL_CREATED = Backoff(0.2, 1.5, 0.3, cap_s=1.0, steps=8)
+"""A new ENI is Available within a second or so; the waits of terway.md §6.8 begin only with its attachment."""
+
 AFTER_A_BUG = Backoff(5.0, 2.0, 0.3, cap_s=300.0)
 
 log = logs.get(__name__)
@@ -182,13 +185,23 @@ class Keeper:
         intent = await world.journal.begin(self.name, "attach", {"instance": world.node.instance}, now=world.clock())
         crashpoint("eni.attach.before_call")
         try:
-            if intent.repeated and (known := _attached(await self._look(), world.node.instance)) is not None:
+            seen = await self._once_created()
+            if intent.repeated and (known := _attached(seen, world.node.instance)) is not None:
                 return Outcome(known, "attached before, as the cloud lists it", ends=intent)
             await world.cloud.attach_eni(eni_id, world.node.instance, token=intent.token)
         except CloudError as error:
             return await self._not_attached(error, intent)
         crashpoint("eni.attach.after_call")
         return Outcome(Event.ACCEPTED, f"attaching to {world.node.instance}", ends=intent)
+
+    async def _once_created(self) -> CloudEni | None:
+        """How the cloud lists it when it is listed and no longer Creating, in which state nobody can attach it."""
+        for pause in (0.0, *UNTIL_CREATED.delays(random.random)):
+            await asyncio.sleep(pause)
+            seen = await self._look()
+            if seen is not None and seen.status != "Creating":
+                return seen
+        return None
 
     async def _not_attached(self, error: CloudError, intent: Intent) -> Outcome:
         match error.reaction:

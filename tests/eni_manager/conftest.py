@@ -139,7 +139,7 @@ class Running:
     async def inventory(self) -> Inventory:
         return await self.client.call(WATCH, Watch())
 
-    async def until(self, true: Callable[[Inventory], bool], *, within_s: float = 15.0) -> Inventory:
+    async def until(self, true: Callable[[Inventory], bool], *, within_s: float = 30.0) -> Inventory:
         """The first inventory that `true` accepts."""
         seen = await self.inventory()
         try:

@@ -31,7 +31,7 @@ def usable(inventory):
     return [address.ipv4 for eni in inventory.enis for address in eni.addresses if address.usable]
 
 
-async def cloud_settles(true, *, within_s=10.0):
+async def cloud_settles(true, *, within_s=20.0):
     """Until the cloud's own state is as wanted: nobody announces it."""
     async with asyncio.timeout(within_s):
         while not true():  # noqa: ASYNC110 the lab's account is no event source
@@ -215,7 +215,14 @@ async def test_a_lost_journal_adopts_what_is_attached_and_deletes_what_is_not(st
         assert foreign.id in cloud.account.enis
 
 
-# ---- a cloud that misbehaves
+# ---- a cloud that takes its time, or misbehaves
+
+
+async def test_a_new_eni_is_attached_when_it_has_been_created(start, cloud):
+    cloud.account.delays = msgspec.structs.replace(cloud.account.delays, create=(0.3, 0.3))
+    async with start({"default": Backoff(30.0)}) as eni:
+        await eni.demand(1)
+        await eni.until_usable(1)
 
 
 @pytest.mark.parametrize("action", CHANGES)
