@@ -27,8 +27,8 @@ from shared.rpc.server import Observer, Server
 
 log = logs.get(__name__)
 
-DEMAND_SETTLE_S = 0.01
-"""Pods that come in a burst are one demand; the cloud takes a hundred times longer to answer it."""
+DEMAND_SETTLE_S = 0.03
+"""Pods that come in a burst are one demand; the cloud takes ten times longer to answer it."""
 RESYNC_S = 60.0
 """How often the reconcile loops run though nothing happened."""
 
