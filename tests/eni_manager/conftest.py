@@ -3,7 +3,7 @@
 import asyncio
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import aiohttp
 import pytest
 from aiohttp.test_utils import TestServer
+from blockbuster import BlockBuster, blockbuster_ctx
 
 from compose.lab.cloud import CLOUD, Account, Cloud, NullFabric, build_app
 from compose.lab.cloud.core.model import AccessKey, Delays, Instance
@@ -116,6 +117,16 @@ async def cloud() -> AsyncIterator[CloudOfOne]:
     app = build_app(account, NullFabric(), metadata_for=instance.id)
     async with TestServer(app) as server:
         yield CloudOfOne(str(server.make_url("")), account, instance, app[CLOUD])
+
+
+@pytest.fixture
+def nothing_blocks() -> Iterator[BlockBuster]:
+    """Waiting for SQLite, a socket or a sleep on the event loop, in our code, is an error."""
+    with blockbuster_ctx(["services.eni_manager", "shared"]) as buster:
+        for name, function in buster.functions.items():
+            if not name.startswith(("sqlite3.", "socket.", "ssl.", "time.")):
+                function.deactivate()
+        yield buster
 
 
 @pytest.fixture

@@ -17,6 +17,8 @@ from shared.backoff import TABLE, Backoff
 from shared.contracts.ipam import Lease
 from shared.model import AttachmentKey, Ip, Mode, PodKey
 
+pytestmark = pytest.mark.usefixtures("nothing_blocks")
+
 CHANGES = (
     "CreateNetworkInterface",
     "AttachNetworkInterface",
