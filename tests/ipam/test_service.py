@@ -225,7 +225,7 @@ async def test_an_eni_manager_that_was_away_learns_what_changed_meanwhile(start:
         async with ScriptedEniManager(enis_socket, one_eni(1)) as enis:
             await ipam.ready()
             await ipam.add("a")
-            await enis.until(lambda: enis.demands[-1].total == 3)
+            await enis.until(lambda: any(demand.total == 3 for demand in enis.demands))
         await ipam.until("/readyz", lambda _, body: "eni_manager" in str(body))
         await ipam.delete("a")
         async with ScriptedEniManager(enis_socket, one_eni(1)) as enis:
