@@ -314,26 +314,34 @@ class FakeSite:
 
     @contextmanager
     def exhausted(self) -> Iterator[None]:
-        self.neighbours.status = ipam.Status(able=False, reason="no idle address: all 3 ENIs are full")
-        yield
-        self.neighbours.status = ipam.Status(able=True)
+        self.neighbours.status = ipam.Status(able=False, reason="the addresses are exhausted: all 3 ENIs are full")
+        try:
+            yield
+        finally:
+            self.neighbours.status = ipam.Status(able=True)
 
     @contextmanager
     def impaired(self) -> Iterator[None]:
         self.neighbours.status = ipam.Status(able=False, reason="eni-1 was detached", existing_limited=True)
-        yield
-        self.neighbours.status = ipam.Status(able=True)
+        try:
+            yield
+        finally:
+            self.neighbours.status = ipam.Status(able=True)
 
     @contextmanager
     def away(self, service: str) -> Iterator[None]:
         if service == "gateway":
             self.stop_gateway()
-            yield
-            self.start_gateway()
+            try:
+                yield
+            finally:
+                self.start_gateway()
         else:
             self.neighbours.close(service)
-            yield
-            self.neighbours.open(service)
+            try:
+                yield
+            finally:
+                self.neighbours.open(service)
 
     def add(self, sandbox: Sandbox, conf: Json | None = None, **env: str | None) -> Outcome:
         return self.plugin.run("ADD", conf or config(), {**sandbox.env, **env})

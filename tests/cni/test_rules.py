@@ -199,7 +199,7 @@ def test_p17_status_when_able(site: Site) -> None:
 
 def test_p17_status_when_exhausted(site: Site) -> None:
     with site.exhausted():
-        site.plugin.run("STATUS", config()).error(50, "no idle address")
+        site.plugin.run("STATUS", config()).error(50, "exhausted")
 
 
 def test_p17_status_when_running_pods_suffer_too(site: Site) -> None:
