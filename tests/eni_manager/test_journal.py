@@ -144,11 +144,11 @@ async def test_attachments_are_kept_by_key(journal, tmp_path):
     one = lease()
     await journal.put_attachment(one, netns="/first")
     await journal.put_attachment(one, netns="/second", mtu=1400)
-    wired = await journal.attachment(one.key)
+    (wired,) = await journal.attachments()
     assert (wired.lease, wired.netns, wired.mtu) == (one, "/second", 1400)
     assert await journal.drop_attachment(one.key) is True
     assert await journal.drop_attachment(one.key) is False
-    assert await journal.attachment(one.key) is None
+    assert await journal.attachments() == []
 
 
 async def test_notes_are_kept(journal):

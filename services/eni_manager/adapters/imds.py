@@ -135,10 +135,6 @@ class Metadata:
         """The vSwitch of the primary ENI."""
         return await self.text("vswitch-id")
 
-    async def primary_mac(self) -> Mac:
-        """The primary ENI's MAC."""
-        return Mac((await self.text("mac")).lower())
-
     async def role_name(self) -> str:
         """The instance's RAM role; NotFound: it has none."""
         return (await self.text("ram/security-credentials/")).splitlines()[0].strip("/")
@@ -156,11 +152,6 @@ class Metadata:
         return found
 
     # ---- its ENIs
-
-    async def macs(self) -> list[Mac]:
-        """Every ENI attached, by MAC, the primary one included."""
-        lines = (await self.text("network/interfaces/macs/")).splitlines()
-        return [Mac(line.strip().strip("/").lower()) for line in lines if line.strip()]
 
     async def eni_id(self, mac: Mac) -> EniId:
         """The id of the ENI with this MAC; NotFound: it is not attached, or not yet known to be."""

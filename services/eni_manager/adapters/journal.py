@@ -195,18 +195,6 @@ class Journal:
 
         return await self._db.write(write)
 
-    async def attachment(self, key: AttachmentKey) -> Wired | None:
-        """What was last plugged under the key."""
-
-        def read(c: sqlite3.Connection) -> Wired | None:
-            row = c.execute(
-                "SELECT lease, netns, mtu FROM attachment WHERE network = ? AND container_id = ? AND ifname = ?",
-                _key(key),
-            ).fetchone()
-            return None if row is None else _wired(row)
-
-        return await self._db.read(read)
-
     async def attachments(self) -> list[Wired]:
         """Everything that is plugged, or was about to be when we died."""
         return await self._db.read(lambda c: [_wired(row) for row in c.execute("SELECT * FROM attachment")])

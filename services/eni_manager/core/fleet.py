@@ -6,7 +6,7 @@ from services.eni_manager.core.machine import State
 from services.eni_manager.core.model import Eni, Fact, Limits, SlotState, apply
 from services.eni_manager.core.placement import Blocks, Plan
 from shared.contracts.eni import EniAddress, EniView, Inventory
-from shared.model import EniId, Ip, Mac, Mode
+from shared.model import Ip, Mode
 
 
 class Fleet:
@@ -77,14 +77,6 @@ class Fleet:
             return self.plan.blocked
         held = sum(eni.count((SlotState.VALID,)) for eni in self.enis.values() if eni.state is State.READY)
         return "; ".join(sorted(set(self.troubles.values()))) if held < self.total else ""
-
-    def by_mac(self, mac: Mac) -> Eni | None:
-        """The ENI with this MAC."""
-        return next((eni for eni in self.enis.values() if eni.mac == mac), None)
-
-    def by_id(self, eni_id: EniId) -> Eni | None:
-        """The ENI with this cloud id."""
-        return next((eni for eni in self.enis.values() if eni.id == eni_id), None)
 
     def holder(self, item: Ip) -> Eni | None:
         """The ENI that has this pool item."""

@@ -45,10 +45,6 @@ class Blocks:
         block = self._blocks.get(subject)
         return block if block is not None and block.until > now else None
 
-    def lift(self, subject: str) -> None:
-        """It has worked."""
-        self._blocks.pop(subject, None)
-
     def standing(self, now: float) -> dict[str, Block]:
         """All that are in force; the others are dropped."""
         self._blocks = {subject: block for subject, block in self._blocks.items() if block.until > now}

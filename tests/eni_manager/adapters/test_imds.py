@@ -78,15 +78,15 @@ async def test_a_service_without_tokens_is_asked_without(metadata, service):
 
 @pytest.mark.parametrize("bad", [(200, ""), (200, " \n"), (500, "oops"), (429, "")])
 async def test_an_answer_that_is_none_is_asked_again(metadata, service, bad):
-    service.pages["mac"] = MAC.upper()
+    service.pages["zone-id"] = "z"
     service.answers = [bad, bad]
-    assert await metadata.primary_mac() == MAC
+    assert await metadata.zone() == "z"
 
 
-async def test_an_empty_list_of_enis_is_an_error_not_a_fact(metadata, service):
-    service.pages["network/interfaces/macs/"] = ""
+async def test_an_empty_answer_is_an_error_not_a_fact(metadata, service):
+    service.pages[f"network/interfaces/macs/{MAC}/network-interface-id"] = ""
     with pytest.raises(Unavailable, match="answers nothing"):
-        await metadata.macs()
+        await metadata.eni_id(MAC)
     assert service.asked == 4
 
 
@@ -99,13 +99,11 @@ async def test_404_says_that_it_does_not_exist(metadata, service):
 async def test_what_enis_have(metadata, service):
     base = f"network/interfaces/macs/{MAC}"
     service.pages |= {
-        "network/interfaces/macs/": f"{MAC}/\n00:16:3E:00:00:02/\n",
         f"{base}/network-interface-id": "eni-1",
         f"{base}/private-ipv4s": '["10.0.0.1","10.0.0.2"]',
         f"{base}/vswitch-cidr-block": "10.0.0.0/24",
         f"{base}/gateway": "10.0.0.253",
     }
-    assert await metadata.macs() == [MAC, "00:16:3e:00:00:02"]
     assert await metadata.eni_id(MAC) == "eni-1"
     assert await metadata.private_ipv4s(MAC) == {"10.0.0.1", "10.0.0.2"}
     subnet = await metadata.subnet4(MAC)

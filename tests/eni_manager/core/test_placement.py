@@ -164,8 +164,6 @@ def test_an_expired_block_is_none():
     blocks.put("y", until=9.0, why="first")
     blocks.put("y", until=8.0, why="earlier ends do not count")
     assert blocks.standing(6.0)["y"].why == "first"
-    blocks.lift("y")
-    assert blocks.standing(6.0) == {}
 
 
 def test_known_counts_choose_the_vswitch():
