@@ -22,6 +22,7 @@ class Disk:
     def __init__(self) -> None:
         self.leases: dict[AttachmentKey, Lease] = {}
         self.resting: dict[Ip, float] = {}
+        self.given_back: set[Ip] = set()
         self.writing: list[asyncio.Future[bool]] = []
 
     async def _written(self) -> None:
@@ -42,6 +43,10 @@ class Disk:
         await self._written()
         del self.leases[key]
         self.resting[item] = until
+
+    async def mark(self, items: list[Ip], now: float) -> None:
+        await self._written()
+        self.given_back |= set(items)
 
     def finish(self, number: int, *, well: bool) -> None:
         if self.writing:
@@ -199,6 +204,20 @@ async def test_a_release_that_cannot_be_written_keeps_the_lease() -> None:
         again = asyncio.create_task(desk.ledger.release(key("a")))
         await desk.write()
         assert await again == lease
+
+
+async def test_a_mark_that_cannot_be_written_leaves_the_address_to_whoever_waits() -> None:
+    async with asyncio.TaskGroup() as tasks:
+        desk = Desk(tasks)
+        marking = asyncio.create_task(desk.ledger.mark([ip(1)]))
+        await settle()
+        adding = desk.add("a")
+        await desk.write(well=False)
+        with pytest.raises(Unavailable):
+            await marking
+        await desk.write()
+        assert (await adding).ipv4 == ip(1)
+        assert desk.disk.given_back == set()
 
 
 async def test_an_add_during_the_release_of_its_key_gets_a_new_lease() -> None:

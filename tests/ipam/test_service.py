@@ -1,11 +1,14 @@
 """ipam as its neighbours meet it: over its socket, with an eni_manager that does as the test says."""
 
 import asyncio
+import socket
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from services.ipam.config import IpamConfig, Settings
+from services.ipam.service import serve
 from shared.config import NodeConfig
 from shared.contracts import ipam as contract
 from shared.contracts.ipam import Bandwidth
@@ -148,6 +151,12 @@ async def test_waiting_ends_with_the_reason_before_the_deadline(start: Start, en
             await ipam.add("a", deadline_s=0.5)
         assert failed.value.retry_after == 600.0
         await waiting(ipam, 0)
+
+
+async def test_a_node_that_can_hold_no_address_refuses_at_once(start: Start, enis_socket: Path) -> None:
+    async with ScriptedEniManager(enis_socket, empty(0)), start() as ipam:
+        with pytest.raises(Exhausted, match="its capacity is 0"):
+            await ipam.add("a", deadline_s=60.0)
 
 
 async def test_a_delete_ends_the_wait_of_its_add(start: Start, enis_socket: Path) -> None:
@@ -344,3 +353,10 @@ async def test_a_second_instance_is_refused(start: Start, enis_socket: Path) -> 
         with pytest.raises(Refused, match="runs already"):
             async with start():
                 raise AssertionError("it started")
+
+
+async def test_a_taken_port_is_refused_in_one_sentence(node: NodeConfig) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(Refused, match=f"cannot serve HTTP at 127.0.0.1:{port}"):
+            await serve(node, Settings(IpamConfig(http_port=port)), asyncio.Event())

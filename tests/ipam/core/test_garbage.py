@@ -1,7 +1,7 @@
 import msgspec
 import pytest
 
-from services.ipam.core.garbage import Look, PodFacts, Suspect, finding, look
+from services.ipam.core.garbage import Look, PodFacts, Suspect, finding, look, siblings
 from shared.contracts.ipam import Lease
 from shared.model import AttachmentKey, EniId, Ip, Mac, Mode, PodKey
 from tests.ipam.world import key
@@ -76,6 +76,11 @@ def test_a_look_that_finds_it_in_use_begins_anew() -> None:
 def test_young_leases_are_left_alone() -> None:
     assert see([lease(granted_at=100.0)], 219.0, {}) == Look({}, [])
     assert see([lease(granted_at=100.0)], 220.0, {}).suspects
+
+
+def test_siblings_are_the_sandboxes_of_one_pod() -> None:
+    first, second, other = lease("a"), lease("b"), lease("a", ifname="net1")
+    assert siblings(first, [first, second, other]) == [first, second]
 
 
 def test_interfaces_of_one_sandbox_are_no_siblings() -> None:
