@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import assert_never
 
-from services.cni_shim.adapters.namespace import held_namespace
+from services.cni_shim.adapters.namespace import NoNamespace, held_namespace
 from services.cni_shim.core.frame import Call
 from services.cni_shim.core.reply import DONE, Reply, added, missing_from, refused
 from services.cni_shim.core.request import Add, Check, Del, Gc, Request, Status, parse, stated_version
@@ -141,7 +141,10 @@ def _namespace(path: str, call: Call, pid: int, *, override: bool) -> str:
 
 
 def _namespace_if_any(request: Del, call: Call, pid: int) -> str | None:
-    """DEL comes with a namespace, without one, or with one that has vanished."""
+    """DEL comes with a namespace, without one, or with one that has vanished; its mount point may be left."""
     if call.netns is None or call.netns < 0:
         return None
-    return held_namespace(pid, call.netns, override=request.netns_override)
+    try:
+        return held_namespace(pid, call.netns, override=request.netns_override)
+    except NoNamespace:
+        return None

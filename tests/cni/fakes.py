@@ -274,7 +274,8 @@ class FakeSite:
         gateway, self._gateway = self._gateway, None
         gateway.send_signal(how)
         code = gateway.wait(20)
-        (self.dir / "run/gateway.sock").unlink(missing_ok=True)
+        if how == signal.SIGKILL:  # which leaves its socket; `start_gateway` waits for a new one
+            (self.dir / "run/gateway.sock").unlink()
         return code
 
     def gateway_died(self) -> int:
@@ -282,6 +283,7 @@ class FakeSite:
         assert self._gateway is not None
         code = self._gateway.wait(20)
         self._gateway = None
+        (self.dir / "run/gateway.sock").unlink()
         return code
 
     def notes(self) -> list[Path]:

@@ -105,6 +105,13 @@ def test_p08_del_of_what_is_not_there(site: Site, sandbox: Sandbox) -> None:
     site.delete(sandbox, CNI_NETNS="/run/netns/vanished").ok()
 
 
+def test_p08_del_when_only_the_mount_point_is_left(site: Site, sandbox: Sandbox, tmp_path: Any) -> None:
+    site.add(sandbox).ok()
+    (tmp_path / "netns").touch()
+    site.delete(sandbox, CNI_NETNS=str(tmp_path / "netns")).ok()
+    assert site.held() == site.wired() == set()
+
+
 def test_p08_del_after_the_interface_was_lost(site: Site, sandbox: Sandbox) -> None:
     site.add(sandbox).ok()
     site.lose_interface(sandbox)

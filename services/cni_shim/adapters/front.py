@@ -52,6 +52,7 @@ class Front:
     ) -> None:
         assert self._server is not None
         self._server.close()
+        self._path.unlink(missing_ok=True)  # nobody else listens there: our instance lock is still held
         if self._running:
             await asyncio.wait(self._running, timeout=self._drain_s)
         for task in self._running:

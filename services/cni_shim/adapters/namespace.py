@@ -5,11 +5,15 @@ import os
 from services.cni_shim.core.spec import CniError, Code
 
 
+class NoNamespace(CniError):
+    """What the descriptor stands for is no namespace, or its process has gone."""
+
+
 def held_namespace(pid: int, netns: int, *, override: bool) -> str:
     """A path to descriptor `netns` of process `pid`, by which a neighbour can open it.
 
-    CniError: it is no namespace, or the plugin's own, which is the node's (upstream's skel refuses that as well,
-    unless CNI_NETNS_OVERRIDE says otherwise).
+    NoNamespace: it is none. CniError: it is the plugin's own, which is the node's (upstream's skel refuses that as
+    well, unless CNI_NETNS_OVERRIDE says otherwise).
     """
     if pid == 0:
         raise CniError(
@@ -22,9 +26,11 @@ def held_namespace(pid: int, netns: int, *, override: bool) -> str:
         given = os.stat(path)
         own = os.stat(f"/proc/{pid}/ns/net")
     except FileNotFoundError as error:
-        raise CniError(Code.TRY_LATER, "the plugin's process went away before its namespace was looked at") from error
+        raise NoNamespace(
+            Code.TRY_LATER, "the plugin's process went away too early"
+        ) from error
     if given.st_dev != own.st_dev:  # all namespaces are files of one kernel file system
-        raise CniError(Code.BAD_NETNS, "CNI_NETNS is not a network namespace")
+        raise NoNamespace(Code.BAD_NETNS, "CNI_NETNS is not a network namespace")
     if given.st_ino == own.st_ino and not override:
         raise CniError(Code.BAD_NETNS, "CNI_NETNS is the plugin's own network namespace, which is the node's")
     return path
