@@ -26,9 +26,7 @@ def held_namespace(pid: int, netns: int, *, override: bool) -> str:
         given = os.stat(path)
         own = os.stat(f"/proc/{pid}/ns/net")
     except FileNotFoundError as error:
-        raise NoNamespace(
-            Code.TRY_LATER, "the plugin's process went away too early"
-        ) from error
+        raise NoNamespace(Code.TRY_LATER, "the plugin's process went away too early") from error
     if given.st_dev != own.st_dev:  # all namespaces are files of one kernel file system
         raise NoNamespace(Code.BAD_NETNS, "CNI_NETNS is not a network namespace")
     if given.st_ino == own.st_ino and not override:
