@@ -3,7 +3,7 @@
 import msgspec
 
 from compose.lab.cloud.cloud import Cloud
-from compose.lab.cloud.core.model import Eni, EniStatus
+from compose.lab.cloud.core.model import Eni, EniStatus, EniType
 from compose.lab.fabric import names
 from compose.lab.fabric.vpc import Link, VpcFabric
 from shared.model import Ip
@@ -29,7 +29,7 @@ async def audit(cloud: Cloud, fabric: VpcFabric) -> Audit:
     ports = {link.name for link in await fabric.vpc_links() if link.name.startswith("eni-")}
     delivered = await fabric.delivered()
     enis = list(cloud.account.enis.values())
-    plugged = {e.id: e for e in enis if e.status in _PLUGGED}
+    plugged = {e.id: e for e in enis if e.status in _PLUGGED and e.type is not EniType.MEMBER}
     assigned = {address: e.id for e in plugged.values() for address in e.ipv4}
     problems = [
         *(f"{e} is {plugged[e].status} and has no device" for e in sorted(plugged.keys() - ports)),

@@ -8,9 +8,22 @@ from collections.abc import Callable
 from typing import Protocol, assert_never
 
 from compose.lab.cloud.core.account import Account
-from compose.lab.cloud.core.model import AddNode, Assign, Effect, Plug, RemoveNode, Unassign, Unplug
+from compose.lab.cloud.core.model import (
+    AddNode,
+    Assign,
+    DefineGroup,
+    Effect,
+    ForgetGroup,
+    Guard,
+    Plug,
+    RemoveNode,
+    Route,
+    SecurityGroup,
+    Unassign,
+    Unplug,
+)
 from shared import log as logs
-from shared.model import Ip, Mac
+from shared.model import Cidr, Ip, Mac
 
 log = logs.get(__name__)
 
@@ -25,18 +38,30 @@ class Fabric(Protocol):
         """The machine and everything in it goes."""
 
     async def plug(
-        self, eni: str, *, mac: Mac, vswitch: str, node: str, addresses: tuple[Ip, ...], primary: bool
+        self, eni: str, *, mac: Mac, vswitch: str, node: str, addresses: tuple[Ip | Cidr, ...], primary: bool
     ) -> None:
         """A device with this MAC appears in the machine; the primary one is configured, too."""
 
     async def unplug(self, eni: str) -> None:
         """Its device vanishes, wherever it is."""
 
-    async def assign(self, eni: str, addresses: tuple[Ip, ...]) -> None:
-        """Packets from and for these addresses pass."""
+    async def assign(self, eni: str, addresses: tuple[Ip | Cidr, ...]) -> None:
+        """Packets from and for these addresses (of both families) and prefixes pass."""
 
-    async def unassign(self, eni: str, addresses: tuple[Ip, ...]) -> None:
+    async def unassign(self, eni: str, addresses: tuple[Ip | Cidr, ...]) -> None:
         """They no longer pass."""
+
+    async def define_group(self, group: SecurityGroup) -> None:
+        """This is what the group's rules are from now on; comes before anyone is in it."""
+
+    async def forget_group(self, group: str) -> None:
+        """Nobody is in it any more."""
+
+    async def guard(self, eni: str, groups: tuple[str, ...]) -> None:
+        """These groups' rules apply to its packets, both ways; comes before it is plugged, and at each change."""
+
+    async def route(self, destination: Cidr, eni: str | None) -> None:
+        """The VPC routes these packets to this interface, attached or not; None: as if nobody had said so."""
 
 
 class NullFabric:
@@ -49,17 +74,29 @@ class NullFabric:
         """Nothing."""
 
     async def plug(
-        self, eni: str, *, mac: Mac, vswitch: str, node: str, addresses: tuple[Ip, ...], primary: bool
+        self, eni: str, *, mac: Mac, vswitch: str, node: str, addresses: tuple[Ip | Cidr, ...], primary: bool
     ) -> None:
         """Nothing."""
 
     async def unplug(self, eni: str) -> None:
         """Nothing."""
 
-    async def assign(self, eni: str, addresses: tuple[Ip, ...]) -> None:
+    async def assign(self, eni: str, addresses: tuple[Ip | Cidr, ...]) -> None:
         """Nothing."""
 
-    async def unassign(self, eni: str, addresses: tuple[Ip, ...]) -> None:
+    async def unassign(self, eni: str, addresses: tuple[Ip | Cidr, ...]) -> None:
+        """Nothing."""
+
+    async def define_group(self, group: SecurityGroup) -> None:
+        """Nothing."""
+
+    async def forget_group(self, group: str) -> None:
+        """Nothing."""
+
+    async def guard(self, eni: str, groups: tuple[str, ...]) -> None:
+        """Nothing."""
+
+    async def route(self, destination: Cidr, eni: str | None) -> None:
         """Nothing."""
 
 
@@ -120,7 +157,8 @@ class World:
                 await self._fabric.add_node(node)
             case RemoveNode(node):
                 await self._fabric.remove_node(node)
-            case Plug(eni, mac, vswitch, node, addresses, primary):
+            case Plug(eni, mac, vswitch, node, addresses, primary, groups):
+                await self._fabric.guard(eni, groups)
                 await self._fabric.plug(eni, mac=mac, vswitch=vswitch, node=node, addresses=addresses, primary=primary)
                 self._account.plugged(eni, self._clock())
             case Unplug(eni):
@@ -130,5 +168,13 @@ class World:
                 await self._fabric.assign(eni, addresses)
             case Unassign(eni, addresses):
                 await self._fabric.unassign(eni, addresses)
+            case DefineGroup(group):
+                await self._fabric.define_group(group)
+            case ForgetGroup(name):
+                await self._fabric.forget_group(name)
+            case Guard(eni, groups):
+                await self._fabric.guard(eni, groups)
+            case Route(destination, to):
+                await self._fabric.route(destination, to)
             case _:
                 assert_never(effect)

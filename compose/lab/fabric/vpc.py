@@ -9,7 +9,7 @@ import asyncio
 import functools
 import socket
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
@@ -20,7 +20,7 @@ from compose.lab.fabric import kernel, names, script
 from compose.lab.fabric.netns import enter
 from compose.lab.fabric.script import Plan, Port
 from shared.errors import NotFound
-from shared.model import Ip, Mac
+from shared.model import Cidr, Ip, Mac
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -142,11 +142,11 @@ class VpcFabric:
     # ---- ENIs
 
     async def plug(
-        self, eni: str, *, mac: Mac, vswitch: str, node: str, addresses: tuple[Ip, ...], primary: bool
+        self, eni: str, *, mac: Mac, vswitch: str, node: str, addresses: tuple[Ip | Cidr, ...], primary: bool
     ) -> None:
         """A device with this MAC appears in the node, as the first free ethN; the primary one is configured, too."""
         if eni not in self.ports:
-            port = Port(eni, mac, self._subnets[vswitch], node, addresses)
+            port = Port(eni, mac, self._subnets[vswitch], node, _carried(addresses))
             await self.inside_vpc(self._plug, port, primary)
 
     def _plug(self, port: Port, primary: bool) -> None:
@@ -171,10 +171,10 @@ class VpcFabric:
         if port.eni in _device_names():  # the device's own namespace may have ended, and the link with it
             kernel.ip([f"link delete {port.eni}"])
 
-    async def assign(self, eni: str, addresses: tuple[Ip, ...]) -> None:
+    async def assign(self, eni: str, addresses: tuple[Ip | Cidr, ...]) -> None:
         """Packets from and for these addresses pass from now on."""
         port = self._port(eni)
-        fresh = tuple(a for a in addresses if a not in port.addresses)
+        fresh = tuple(a for a in _carried(addresses) if a not in port.addresses)
         self.ports[eni] = msgspec.structs.replace(port, addresses=port.addresses + fresh)
         await self.inside_vpc(self._assign, port, fresh)
 
@@ -182,16 +182,30 @@ class VpcFabric:
         kernel.nft(script.owners("add", port, addresses))
         kernel.ip(script.routes("replace", port, addresses))
 
-    async def unassign(self, eni: str, addresses: tuple[Ip, ...]) -> None:
+    async def unassign(self, eni: str, addresses: tuple[Ip | Cidr, ...]) -> None:
         """They no longer pass."""
         port = self._port(eni)
-        gone = tuple(a for a in addresses if a in port.addresses)
+        gone = tuple(a for a in _carried(addresses) if a in port.addresses)
         self.ports[eni] = msgspec.structs.replace(port, addresses=tuple(a for a in port.addresses if a not in gone))
         await self.inside_vpc(self._unassign, port, gone)
 
     def _unassign(self, port: Port, addresses: tuple[Ip, ...]) -> None:
         kernel.ip(script.routes("delete", port, addresses))
         kernel.nft(script.owners("delete", port, addresses))
+
+    # ---- what the kernel is not told yet: security groups, and the VPC's route table
+
+    async def define_group(self, group: object) -> None:
+        """Not applied to packets yet."""
+
+    async def forget_group(self, group: str) -> None:
+        """Not applied to packets yet."""
+
+    async def guard(self, eni: str, groups: tuple[str, ...]) -> None:
+        """Not applied to packets yet."""
+
+    async def route(self, destination: Cidr, eni: str | None) -> None:
+        """Not applied to packets yet."""
 
     def _port(self, eni: str) -> Port:
         if (port := self.ports.get(eni)) is None:
@@ -223,6 +237,11 @@ class VpcFabric:
     async def delivered(self) -> dict[Ip, str]:
         """Address to the ENI that the kernel delivers it to now."""
         return await self.inside_vpc(_delivered)
+
+
+def _carried(addresses: Iterable[Ip | Cidr]) -> tuple[Ip, ...]:
+    """Single IPv4 addresses: IPv6 and prefixes are not carried yet."""
+    return tuple(Ip(a) for a in addresses if ":" not in a and "/" not in a)
 
 
 def _listening(address: Ip, port: int) -> socket.socket:

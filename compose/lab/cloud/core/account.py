@@ -8,30 +8,38 @@ holds the fabric takes with `take_effects` and carries out in order, answering w
                  │ ▲
          effects ▼ │ plugged, unplugged, advance(now)
                 fabric
+
+Security groups are changed by `security.py`, route tables by `routes.py`, each on the account's own state.
 """
 
-import heapq
 from collections.abc import Callable, Iterable, Sequence
-from enum import StrEnum
+from functools import partial
 
 import msgspec
 
 from compose.lab.cloud.core import errors
 from compose.lab.cloud.core.addresses import AddressSpace
+from compose.lab.cloud.core.calendar import Calendar
 from compose.lab.cloud.core.catalogue import TYPES, InstanceType
 from compose.lab.cloud.core.keys import Keys
 from compose.lab.cloud.core.model import (
     AccessKey,
     AddNode,
     Assign,
+    DefineGroup,
     Delays,
+    Direction,
     Effect,
     Eni,
     EniStatus,
     EniType,
+    Guard,
     Instance,
     Plug,
+    Quotas,
     RemoveNode,
+    RouteEntry,
+    Rule,
     SecurityGroup,
     Served,
     Tag,
@@ -39,10 +47,17 @@ from compose.lab.cloud.core.model import (
     Unplug,
     VSwitch,
 )
-from shared.model import Ip, Mac
+from compose.lab.cloud.core.throttle import Limits
+from shared.model import Cidr, Ip, Mac
 
 MAX_DETACHED_IPV4 = 50
 """Private IPv4 addresses of a network interface that no instance has yet (API reference)."""
+
+EVERYBODY = (
+    Rule("sgr-lab-ipv4", Direction.INGRESS, "ALL", peer_cidr="0.0.0.0/0", priority=100),
+    Rule("sgr-lab-ipv6", Direction.INGRESS, "ALL", peer_cidr6="::/0", priority=100),
+)
+"""Rules of the group that the lab's nodes are born in: what keeps packets away there is not the cloud."""
 
 
 class Layout(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -55,19 +70,16 @@ class Layout(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         VSwitch("vsw-lab-a", "cn-lab-a", "192.168.0.0/20", "2408:4005:3cd:1000::/64"),
         VSwitch("vsw-lab-b", "cn-lab-b", "192.168.16.0/20", "2408:4005:3cd:1001::/64"),
     )
-    security_groups: tuple[SecurityGroup, ...] = (SecurityGroup("sg-lab", "lab"),)
+    security_groups: tuple[SecurityGroup, ...] = (SecurityGroup("sg-lab", "lab", EVERYBODY),)
     role: str = "LabNodeRole"
     """The RAM role that every instance has."""
-
-
-class Step(StrEnum):
-    """What the calendar can bring to a network interface."""
-
-    CREATED = "created"
-    ATTACH = "attach"
-    DETACH = "detach"
-    DELETED = "deleted"
-    PUBLISH = "publish"
+    route_table: str = "vtb-lab"
+    router: str = "vrt-lab"
+    resource_groups: tuple[str, ...] = ("rg-lab",)
+    """The first one is the default."""
+    quotas: Quotas = Quotas()
+    limits: Limits = Limits()
+    """How many calls it may make."""
 
 
 class Account:
@@ -79,23 +91,25 @@ class Account:
         *,
         delays: Delays | None = None,
         random: Callable[[], float] = lambda: 0.5,
-        max_enis: int = 100_000,
     ) -> None:
-        """`random` gives numbers in [0, 1) for the delays; `max_enis` is the account's quota."""
+        """`random` gives numbers in [0, 1) for the delays."""
         self.layout = layout or Layout()
+        self.quotas = self.layout.quotas
         self.delays = delays or Delays()
         self.vswitches = {v.id: v for v in self.layout.vswitches}
         self.security_groups = {g.id: g for g in self.layout.security_groups}
+        self.members: dict[str, dict[str, None]] = {g: {} for g in self.security_groups}
+        """Security group to the network interfaces in it."""
+        self.routes: dict[str, RouteEntry] = {}
+        """The customer's entries of the route table, by id."""
         self.enis: dict[str, Eni] = {}
         self.instances: dict[str, Instance] = {}
         self.keys = Keys()
-        self.max_enis = max_enis
+        self.calendar = Calendar(random)
         self._ipv4 = {v.id: AddressSpace(v.id, v.cidr) for v in self.layout.vswitches}
         self._ipv6 = {v.id: AddressSpace(v.id, v.ipv6_cidr) for v in self.layout.vswitches if v.ipv6_cidr}
         self._by_instance: dict[str, dict[str, None]] = {}
-        self._calendar: list[tuple[float, int, Step, str]] = []
-        self._effects: list[Effect] = []
-        self._random = random
+        self._effects: list[Effect] = [DefineGroup(g) for g in self.security_groups.values()]
         self._counter = 0
 
     def add_key(self, key: AccessKey) -> None:
@@ -107,29 +121,15 @@ class Account:
     @property
     def next_due(self) -> float | None:
         """When `advance` has something to do."""
-        return self._calendar[0][0] if self._calendar else None
+        return self.calendar.next_due
 
     def advance(self, now: float) -> None:
         """Make every change whose time has come."""
-        while self._calendar and self._calendar[0][0] <= now:
-            _, _, step, eni_id = heapq.heappop(self._calendar)
-            if (eni := self.enis.get(eni_id)) is not None:
-                self._take_step(step, eni)
+        self.calendar.advance(now)
 
-    def _take_step(self, step: Step, eni: Eni) -> None:
-        match step, eni.status:
-            case Step.CREATED, EniStatus.CREATING:
-                eni.status = EniStatus.AVAILABLE
-            case Step.ATTACH, EniStatus.ATTACHING:
-                self._plug(eni)
-            case Step.DETACH, EniStatus.DETACHING:
-                self._effects.append(Unplug(eni.id))
-            case Step.DELETED, EniStatus.DELETING:
-                self._forget(eni)
-            case Step.PUBLISH, EniStatus.IN_USE:
-                eni.served = Served(tuple(eni.ipv4), tuple(eni.ipv6))
-            case _:
-                pass  # the instance that it was for has gone meanwhile
+    def emit(self, effect: Effect) -> None:
+        """Let the world do this after what it was told before."""
+        self._effects.append(effect)
 
     def take_effects(self) -> list[Effect]:
         """What the world must do now, in this order. Each is given out once."""
@@ -149,19 +149,15 @@ class Account:
         if eni is not None and eni.status is EniStatus.DETACHING:
             self._leave_instance(eni)
 
-    def _later(self, step: Step, eni: Eni, now: float, delay: tuple[float, float]) -> None:
-        least, most = delay
-        wait = least + (most - least) * self._random()
-        if wait <= 0:
-            self._take_step(step, eni)
-        else:
-            self._counter += 1
-            heapq.heappush(self._calendar, (now + wait, self._counter, step, eni.id))
-
     def _publish_later(self, eni: Eni, now: float) -> None:
-        self._later(Step.PUBLISH, eni, now, self.delays.metadata)
+        self.calendar.after(self.delays.metadata, now, partial(self._publish, eni))
 
-    def _new_id(self, prefix: str) -> str:
+    def _publish(self, eni: Eni) -> None:
+        if eni.status is EniStatus.IN_USE:
+            eni.served = Served(tuple(eni.ipv4), tuple(eni.ipv6), tuple(eni.ipv4_prefixes), tuple(eni.ipv6_prefixes))
+
+    def new_id(self, prefix: str) -> str:
+        """An id that nothing had before."""
         self._counter += 1
         return f"{prefix}lab{self._counter:08x}"
 
@@ -178,7 +174,7 @@ class Account:
         self.instance_type(instance_type)
         subnet = self.vswitch(vswitch)
         groups = list(self.security_groups)[:1]
-        instance_id = self._new_id("i-")
+        instance_id = self.new_id("i-")
         eni = self._new_eni(EniType.PRIMARY, subnet, groups, now)
         eni.status = EniStatus.ATTACHING
         instance = Instance(instance_id, name, instance_type, vswitch, subnet.zone, eni.id, groups, now)
@@ -192,7 +188,8 @@ class Account:
         """The machine goes, and with it every network interface that is to be deleted on release."""
         instance = self.instance(instance_id)
         for eni in self.enis_of(instance_id):
-            self._effects.append(Unplug(eni.id))
+            if eni.type is not EniType.MEMBER:
+                self._effects.append(Unplug(eni.id))
             if eni.type is EniType.PRIMARY or eni.delete_on_release or eni.status is EniStatus.DELETING:
                 self._forget(eni)
             else:
@@ -209,12 +206,15 @@ class Account:
         if eni.instance is not None:
             self._by_instance.get(eni.instance, {}).pop(eni.id, None)
         eni.instance, eni.served, eni.status = None, None, EniStatus.AVAILABLE
+        if eni.type is EniType.MEMBER:
+            eni.type, eni.trunk, eni.vlan = EniType.SECONDARY, None, 0
 
     def _plug(self, eni: Eni) -> None:
         assert eni.instance is not None
         node = self.instances[eni.instance].name
         primary = eni.type is EniType.PRIMARY
-        self._effects.append(Plug(eni.id, eni.mac, eni.vswitch, node, tuple(eni.ipv4), primary))
+        plug = Plug(eni.id, eni.mac, eni.vswitch, node, eni.everything, primary, tuple(eni.security_groups))
+        self._effects.append(plug)
 
     # ---- network interfaces
 
@@ -229,6 +229,11 @@ class Account:
         addresses: Sequence[str] = (),
         secondary_count: int = 0,
         ipv6_count: int = 0,
+        ipv6_addresses: Sequence[str] = (),
+        ipv4_prefix_count: int = 0,
+        ipv4_prefixes: Sequence[str] = (),
+        ipv6_prefix_count: int = 0,
+        ipv6_prefixes: Sequence[str] = (),
         name: str = "",
         description: str = "",
         tags: Sequence[Tag] = (),
@@ -239,45 +244,53 @@ class Account:
     ) -> Eni:
         """A network interface that no instance has; `secondary_count` or `addresses` come on top of the primary."""
         subnet = self.vswitch(vswitch)
-        for group in security_groups:
-            if group not in self.security_groups:
-                raise errors.security_group_not_found(group)
-        if len(self.enis) >= self.max_enis:
-            raise errors.CloudError(
-                "QuotaExceeded.Eni", f"The number of network interfaces exceeds the quota ({self.max_enis}).", 403
-            )
+        self.check_groups(security_groups)
+        if len(self.enis) >= self.quotas.enis:
+            raise errors.quota_exceeded("Eni", "network interfaces", self.quotas.enis)
         extra = len(addresses) or secondary_count
-        if 1 + extra > MAX_DETACHED_IPV4:
+        slots = 1 + extra + (len(ipv4_prefixes) or ipv4_prefix_count)
+        if slots > MAX_DETACHED_IPV4:
             raise errors.too_many_addresses(MAX_DETACHED_IPV4)
         if (free := self._ipv4[vswitch].free) < 1 + extra:
             raise errors.vswitch_exhausted(vswitch, free, 1 + extra)
+        self._check_vswitch_quota(vswitch, 1 + extra)
         eni = self._new_eni(kind, subnet, security_groups, now, primary_ip)
+        space = self._ipv4[vswitch]
         try:
-            eni.ipv4 += self._ipv4[vswitch].claim(eni.id, addresses, "PrivateIpAddress")
-            eni.ipv4 += self._ipv4[vswitch].take(eni.id, 0 if addresses else secondary_count)
-            eni.ipv6 = self._space6(eni).take(eni.id, ipv6_count) if ipv6_count else []
+            eni.ipv4 += _some(space, eni.id, 0 if addresses else secondary_count, addresses, "PrivateIpAddress")
+            eni.ipv4_prefixes = _prefixes(space, eni.id, ipv4_prefix_count, ipv4_prefixes, "Ipv4Prefix")
+            if ipv6_count or ipv6_addresses:
+                eni.ipv6 = _some(self._space6(eni), eni.id, ipv6_count, ipv6_addresses, "Ipv6Address")
+            if ipv6_prefix_count or ipv6_prefixes:
+                eni.ipv6_prefixes = _prefixes(self._space6(eni), eni.id, ipv6_prefix_count, ipv6_prefixes, "Ipv6Prefix")
         except errors.CloudError:
             self._forget(eni)
             raise
         eni.name, eni.description, eni.tags, eni.resource_group = name, description, list(tags), resource_group
         eni.delete_on_release, eni.source_dest_check = delete_on_release, source_dest_check
         eni.traffic_mode = traffic_mode
-        self._later(Step.CREATED, eni, now, self.delays.create)
+        self.calendar.after(self.delays.create, now, partial(self._created, eni))
         return eni
+
+    def _created(self, eni: Eni) -> None:
+        if eni.status is EniStatus.CREATING:
+            eni.status = EniStatus.AVAILABLE
 
     def _new_eni(
         self, kind: EniType, subnet: VSwitch, groups: Sequence[str], now: float, primary_ip: str | None = None
     ) -> Eni:
-        eni_id = self._new_id("eni-")
+        eni_id = self.new_id("eni-")
         space = self._ipv4[subnet.id]
         ipv4 = space.claim(eni_id, [primary_ip], "PrimaryIpAddress") if primary_ip else space.take(eni_id, 1)
         octets = (0x00163E_000000 | self._counter & 0xFFFFFF).to_bytes(6, "big")
         mac = Mac(octets.hex(":"))
         self.enis[eni_id] = eni = Eni(eni_id, mac, kind, subnet.id, subnet.zone, ipv4, list(groups), now)
+        for group in groups:
+            self.members[group][eni_id] = None
         return eni
 
-    def attach_eni(self, eni_id: str, instance_id: str, now: float) -> None:
-        """Begin to put it into the machine."""
+    def attach_eni(self, eni_id: str, instance_id: str, now: float, *, trunk: str | None = None) -> None:
+        """Begin to put it into the machine, or as a member onto a trunk that is in the machine."""
         eni, instance = self.eni(eni_id), self.instance(instance_id)
         if eni.status is not EniStatus.AVAILABLE:
             raise errors.wrong_eni_state(eni_id, eni.status)
@@ -285,16 +298,43 @@ class Account:
             sentence = f"The network interface is in zone {eni.zone}, the instance in {instance.zone}."
             raise errors.CloudError("InvalidOperation.AvailabilityZoneMismatch", sentence, 403)
         limits = self.instance_type(instance.type)
-        if len(self._by_instance[instance_id]) >= limits.eni_quantity:
-            sentence = f"The number of network interfaces exceeds the limit of {limits.name} ({limits.eni_quantity})."
-            raise errors.CloudError("EniPerInstanceLimitExceeded", sentence, 403)
-        if len(eni.ipv4) > limits.ipv4_per_eni:
+        self._check_room(eni, instance, limits, trunk)
+        if len(eni.ipv4) + len(eni.ipv4_prefixes) > limits.ipv4_per_eni:
             raise errors.too_many_addresses(limits.ipv4_per_eni)
-        if len(eni.ipv6) > limits.ipv6_per_eni:
+        if len(eni.ipv6) + len(eni.ipv6_prefixes) > limits.ipv6_per_eni:
             raise errors.too_many_ipv6(limits.ipv6_per_eni)
+        if trunk is not None:
+            taken = {e.vlan for e in self.enis_of(instance_id) if e.trunk == trunk}
+            eni.type, eni.trunk = EniType.MEMBER, trunk
+            eni.vlan = next(vlan for vlan in range(1, 4095) if vlan not in taken)
         self._join_instance(eni, instance_id)
         eni.status = EniStatus.ATTACHING
-        self._later(Step.ATTACH, eni, now, self.delays.attach)
+        self.calendar.after(self.delays.attach, now, partial(self._attach, eni, instance_id, now))
+
+    def _check_room(self, eni: Eni, instance: Instance, limits: InstanceType, trunk: str | None) -> None:
+        """Does the instance take one more of this kind?"""
+        mine = self.enis_of(instance.id)
+        members = sum(e.type is EniType.MEMBER for e in mine)
+        most, have = limits.eni_quantity, len(mine) - members
+        if trunk is not None:
+            carrier = self.eni(trunk)
+            if carrier.type is not EniType.TRUNK or carrier.instance != instance.id or eni.type is EniType.TRUNK:
+                raise errors.malformed("TrunkNetworkInstanceId", "not a trunk of this instance")
+            most, have = limits.eni_total - limits.eni_quantity, members
+        elif eni.type is EniType.TRUNK and not limits.trunk:
+            sentence = f"Instances of {limits.name} do not support trunk network interfaces."
+            raise errors.CloudError("InvalidInstanceType.TrunkNotSupported", sentence, 403)
+        if have >= most:
+            sentence = f"The number of network interfaces exceeds the limit of {limits.name} ({most})."
+            raise errors.CloudError("EniPerInstanceLimitExceeded", sentence, 403)
+
+    def _attach(self, eni: Eni, instance_id: str, now: float) -> None:
+        if eni.status is not EniStatus.ATTACHING or eni.instance != instance_id:
+            return  # the instance that it was for has gone meanwhile
+        if eni.type is EniType.MEMBER:
+            eni.status = EniStatus.IN_USE  # its trunk's device is there already
+        else:
+            self._plug(eni)
 
     def detach_eni(self, eni_id: str, instance_id: str, now: float) -> None:
         """Begin to take it out of the machine."""
@@ -305,8 +345,17 @@ class Account:
             )
         if eni.status is not EniStatus.IN_USE or eni.instance != instance.id:
             raise errors.wrong_eni_state(eni_id, eni.status)
+        if any(e.trunk == eni_id for e in self.enis_of(instance_id)):
+            raise errors.wrong_eni_state(eni_id, "a trunk with members")
         eni.status, eni.served = EniStatus.DETACHING, None
-        self._later(Step.DETACH, eni, now, self.delays.detach)
+        self.calendar.after(self.delays.detach, now, partial(self._detach, eni))
+
+    def _detach(self, eni: Eni) -> None:
+        if eni.status is EniStatus.DETACHING:
+            if eni.type is EniType.MEMBER:
+                self._leave_instance(eni)
+            else:
+                self._effects.append(Unplug(eni.id))
 
     def delete_eni(self, eni_id: str, now: float) -> None:
         """Begin to delete it."""
@@ -316,69 +365,121 @@ class Account:
         if eni.status is not EniStatus.AVAILABLE:
             raise errors.wrong_eni_state(eni_id, eni.status)
         eni.status = EniStatus.DELETING
-        self._later(Step.DELETED, eni, now, self.delays.delete)
+        self.calendar.after(self.delays.delete, now, partial(self._deleted, eni))
+
+    def _deleted(self, eni: Eni) -> None:
+        if eni.status is EniStatus.DELETING and eni.id in self.enis:
+            self._forget(eni)
 
     def _forget(self, eni: Eni) -> None:
         self._ipv4[eni.vswitch].give_back(eni.ipv4)
-        if eni.ipv6:
+        self._ipv4[eni.vswitch].give_back_prefixes(eni.ipv4_prefixes)
+        if eni.ipv6 or eni.ipv6_prefixes:
             self._ipv6[eni.vswitch].give_back(eni.ipv6)
+            self._ipv6[eni.vswitch].give_back_prefixes(eni.ipv6_prefixes)
         if eni.instance is not None:
             self._by_instance.get(eni.instance, {}).pop(eni.id, None)
+        for group in eni.security_groups:
+            self.members[group].pop(eni.id, None)
         del self.enis[eni.id]
 
-    # ---- addresses
+    def set_groups(self, eni: Eni, groups: Sequence[str]) -> None:
+        """Its security groups are these from now on."""
+        self.check_groups(groups, already=eni.security_groups)
+        for group in eni.security_groups:
+            self.members[group].pop(eni.id, None)
+        for group in groups:
+            self.members[group][eni.id] = None
+        eni.security_groups = list(groups)
+        if eni.instance is not None:
+            self._effects.append(Guard(eni.id, tuple(groups)))
+
+    def check_groups(self, groups: Sequence[str], already: Sequence[str] = ()) -> None:
+        """Are these groups that one more network interface can be in? Raises."""
+        for group in groups:
+            if group not in self.security_groups:
+                raise errors.security_group_not_found(group)
+            most = self.quotas.enis_per_group
+            if most is not None and group not in already and len(self.members[group]) >= most:
+                sentence = f"The maximum number of instances in the security group {group} is exceeded ({most})."
+                raise errors.CloudError("SecurityGroupInstanceLimitExceed", sentence, 403)
+        if len(groups) > self.quotas.groups_per_eni:
+            raise errors.quota_exceeded("SecurityGroup", "security groups of an interface", self.quotas.groups_per_eni)
+
+    # ---- addresses and prefixes
 
     def assign_ipv4(self, eni_id: str, now: float, *, count: int = 0, addresses: Sequence[str] = ()) -> list[Ip]:
         """Secondary private addresses: `count` free ones, or exactly `addresses`. All or none."""
-        eni = self._settled(eni_id)
-        limit = self._limit(eni, "ipv4_per_eni", MAX_DETACHED_IPV4)
-        if len(eni.ipv4) + (len(addresses) or count) > limit:
-            raise errors.too_many_addresses(limit)
+        eni, wanted = self._settled(eni_id), len(addresses) or count
+        self._check_slots4(eni, wanted)
         space = self._ipv4[eni.vswitch]
-        fresh = space.claim(eni_id, addresses, "PrivateIpAddress") if addresses else space.take(eni_id, count)
+        if wanted <= space.free:
+            self._check_vswitch_quota(eni.vswitch, wanted)
+        fresh = _some(space, eni_id, count, addresses, "PrivateIpAddress")
         eni.ipv4.extend(fresh)
         self._addresses_changed(eni, now, Assign(eni_id, tuple(fresh)))
         return fresh
 
-    def unassign_ipv4(self, eni_id: str, now: float, addresses: Iterable[str]) -> None:
-        """Take secondary private addresses away. All or none."""
+    def assign_ipv4_prefixes(
+        self, eni_id: str, now: float, *, count: int = 0, prefixes: Sequence[str] = ()
+    ) -> list[Cidr]:
+        """Blocks of 16 addresses, each in the place of one address. All or none."""
+        eni = self._settled(eni_id)
+        self._check_slots4(eni, len(prefixes) or count)
+        fresh = _prefixes(self._ipv4[eni.vswitch], eni_id, count, prefixes, "Ipv4Prefix")
+        eni.ipv4_prefixes = [*eni.ipv4_prefixes, *fresh]
+        self._addresses_changed(eni, now, Assign(eni_id, tuple(fresh)))
+        return fresh
+
+    def unassign_ipv4(self, eni_id: str, now: float, addresses: Iterable[str], prefixes: Iterable[str] = ()) -> None:
+        """Take secondary private addresses and prefixes away. All or none."""
         eni, gone = self._settled(eni_id), [Ip(a) for a in dict.fromkeys(addresses)]
-        for address in gone:
-            if address == eni.primary_ip:
-                raise errors.malformed("PrivateIpAddress", f"{address} is the primary address")
-            if address not in eni.ipv4:
-                sentence = f"The IP address {address} is not assigned to the network interface."
-                raise errors.CloudError("InvalidIp.IpUnassigned", sentence)
+        if eni.primary_ip in gone:
+            raise errors.malformed("PrivateIpAddress", f"{eni.primary_ip} is the primary address")
+        blocks = [Cidr(p) for p in dict.fromkeys(prefixes)]
+        _check_held(gone, eni.ipv4)
+        _check_held(blocks, eni.ipv4_prefixes)
         eni.ipv4 = [a for a in eni.ipv4 if a not in gone]
+        eni.ipv4_prefixes = [p for p in eni.ipv4_prefixes if p not in blocks]
         self._ipv4[eni.vswitch].give_back(gone)
-        self._addresses_changed(eni, now, Unassign(eni_id, tuple(gone)))
+        self._ipv4[eni.vswitch].give_back_prefixes(blocks)
+        self._addresses_changed(eni, now, Unassign(eni_id, (*gone, *blocks)))
 
     def assign_ipv6(self, eni_id: str, now: float, *, count: int = 0, addresses: Sequence[str] = ()) -> list[Ip]:
         """IPv6 addresses: `count` free ones, or exactly `addresses`. All or none."""
         eni = self._settled(eni_id)
-        limit = self._limit(eni, "ipv6_per_eni", MAX_DETACHED_IPV4)
-        if len(eni.ipv6) + (len(addresses) or count) > limit:
-            raise errors.too_many_ipv6(limit)
-        space = self._space6(eni)
-        fresh = space.claim(eni_id, addresses, "Ipv6Address") if addresses else space.take(eni_id, count)
+        self._check_slots6(eni, len(addresses) or count)
+        fresh = _some(self._space6(eni), eni_id, count, addresses, "Ipv6Address")
         eni.ipv6 = [*eni.ipv6, *fresh]
-        self._addresses_changed(eni, now, None)
+        self._addresses_changed(eni, now, Assign(eni_id, tuple(fresh)))
         return fresh
 
-    def unassign_ipv6(self, eni_id: str, now: float, addresses: Iterable[str]) -> None:
-        """Take IPv6 addresses away. All or none."""
-        eni, gone = self._settled(eni_id), [Ip(a) for a in dict.fromkeys(addresses)]
-        for address in gone:
-            if address not in eni.ipv6:
-                sentence = f"The IP address {address} is not assigned to the network interface."
-                raise errors.CloudError("InvalidIp.IpUnassigned", sentence)
-        eni.ipv6 = [a for a in eni.ipv6 if a not in gone]
-        self._space6(eni).give_back(gone)
-        self._addresses_changed(eni, now, None)
+    def assign_ipv6_prefixes(
+        self, eni_id: str, now: float, *, count: int = 0, prefixes: Sequence[str] = ()
+    ) -> list[Cidr]:
+        """Blocks of /80, each in the place of one address. All or none."""
+        eni = self._settled(eni_id)
+        self._check_slots6(eni, len(prefixes) or count)
+        fresh = _prefixes(self._space6(eni), eni_id, count, prefixes, "Ipv6Prefix")
+        eni.ipv6_prefixes = [*eni.ipv6_prefixes, *fresh]
+        self._addresses_changed(eni, now, Assign(eni_id, tuple(fresh)))
+        return fresh
 
-    def _addresses_changed(self, eni: Eni, now: float, effect: Assign | Unassign | None) -> None:
+    def unassign_ipv6(self, eni_id: str, now: float, addresses: Iterable[str], prefixes: Iterable[str] = ()) -> None:
+        """Take IPv6 addresses and prefixes away. All or none."""
+        eni, gone = self._settled(eni_id), [Ip(a) for a in dict.fromkeys(addresses)]
+        blocks = [Cidr(p) for p in dict.fromkeys(prefixes)]
+        _check_held(gone, eni.ipv6)
+        _check_held(blocks, eni.ipv6_prefixes)
+        eni.ipv6 = [a for a in eni.ipv6 if a not in gone]
+        eni.ipv6_prefixes = [p for p in eni.ipv6_prefixes if p not in blocks]
+        self._space6(eni).give_back(gone)
+        self._space6(eni).give_back_prefixes(blocks)
+        self._addresses_changed(eni, now, Unassign(eni_id, (*gone, *blocks)))
+
+    def _addresses_changed(self, eni: Eni, now: float, effect: Assign | Unassign) -> None:
         if eni.status is EniStatus.IN_USE:
-            if effect is not None:
+            if eni.type is not EniType.MEMBER:
                 self._effects.append(effect)
             self._publish_later(eni, now)
 
@@ -388,11 +489,25 @@ class Account:
             raise errors.wrong_eni_state(eni_id, eni.status)
         return eni
 
-    def _limit(self, eni: Eni, attribute: str, detached: int) -> int:
-        if eni.instance is None:
-            return detached
-        limit: int = getattr(self.instance_type(self.instances[eni.instance].type), attribute)
-        return limit
+    def _check_slots4(self, eni: Eni, wanted: int) -> None:
+        limits = self._limits(eni)
+        most = MAX_DETACHED_IPV4 if limits is None else limits.ipv4_per_eni
+        if len(eni.ipv4) + len(eni.ipv4_prefixes) + wanted > most:
+            raise errors.too_many_addresses(most)
+
+    def _check_slots6(self, eni: Eni, wanted: int) -> None:
+        limits = self._limits(eni)
+        most = MAX_DETACHED_IPV4 if limits is None else limits.ipv6_per_eni
+        if len(eni.ipv6) + len(eni.ipv6_prefixes) + wanted > most:
+            raise errors.too_many_ipv6(most)
+
+    def _limits(self, eni: Eni) -> InstanceType | None:
+        return None if eni.instance is None else self.instance_type(self.instances[eni.instance].type)
+
+    def _check_vswitch_quota(self, vswitch: str, wanted: int) -> None:
+        most = self.quotas.private_ips_per_vswitch
+        if most is not None and self._ipv4[vswitch].used + wanted > most:
+            raise errors.quota_exceeded("PrivateIpAddress", f"private IP addresses in use in {vswitch}", most)
 
     def _space6(self, eni: Eni) -> AddressSpace:
         if eni.vswitch not in self._ipv6:
@@ -422,8 +537,9 @@ class Account:
         return next((i for i in self.instances.values() if i.name == name), None)
 
     def eni_at(self, address: str) -> Eni | None:
-        """Whose this private IPv4 address is."""
-        owners = (space.owner(address) for space in self._ipv4.values())
+        """Whose this address is, by itself or in a prefix."""
+        spaces = self._ipv6 if ":" in address else self._ipv4
+        owners = (space.owner(address) for space in spaces.values())
         return next((self.enis[owner] for owner in owners if owner is not None), None)
 
     def instance_at(self, address: str) -> Instance | None:
@@ -452,20 +568,38 @@ class Account:
         seen: dict[str, str] = {}
         for eni in self.enis.values():
             space = self._ipv4[eni.vswitch]
-            for address in eni.ipv4:
+            for address in (*eni.ipv4, *eni.ipv4_prefixes):
+                first = address.partition("/")[0]
                 assert address not in seen, f"{address} is on {seen[address]} and on {eni.id}"
-                assert space.owner(address) == eni.id, f"{address} of {eni.id} is owned by {space.owner(address)}"
+                assert space.owner(first) == eni.id, f"{address} of {eni.id} is owned by {space.owner(first)}"
                 seen[address] = eni.id
             attached = eni.status in (EniStatus.ATTACHING, EniStatus.IN_USE, EniStatus.DETACHING)
             assert attached == (eni.instance is not None), f"{eni.id} is {eni.status} and has {eni.instance}"
             if eni.instance is not None:
                 assert eni.id in self._by_instance[eni.instance]
         for vswitch in self.vswitches.values():
-            mine = sum(len(e.ipv4) for e in self.enis.values() if e.vswitch == vswitch.id)
+            mine = sum(len(e.ipv4) + 16 * len(e.ipv4_prefixes) for e in self.enis.values() if e.vswitch == vswitch.id)
             total = vswitch.network.num_addresses - 4
             assert self.free_addresses(vswitch.id) == total - mine, f"{vswitch.id} has lost addresses"
         for instance in self.instances.values():
             limits = self.instance_type(instance.type)
             mine_enis = self.enis_of(instance.id)
-            assert len(mine_enis) <= limits.eni_quantity
-            assert all(len(e.ipv4) <= limits.ipv4_per_eni for e in mine_enis)
+            assert sum(e.type is not EniType.MEMBER for e in mine_enis) <= limits.eni_quantity
+            assert all(len(e.ipv4) + len(e.ipv4_prefixes) <= limits.ipv4_per_eni for e in mine_enis)
+        for group, members in self.members.items():
+            assert set(members) == {e.id for e in self.enis.values() if group in e.security_groups}, group
+
+
+def _some(space: AddressSpace, owner: str, count: int, wanted: Sequence[str], parameter: str) -> list[Ip]:
+    return space.claim(owner, wanted, parameter) if wanted else space.take(owner, count)
+
+
+def _prefixes(space: AddressSpace, owner: str, count: int, wanted: Sequence[str], parameter: str) -> list[Cidr]:
+    return space.claim_prefixes(owner, wanted, parameter) if wanted else space.take_prefixes(owner, count)
+
+
+def _check_held(gone: Sequence[str], held: Sequence[str]) -> None:
+    for address in gone:
+        if address not in held:
+            sentence = f"The IP address {address} is not assigned to the network interface."
+            raise errors.CloudError("InvalidIp.IpUnassigned", sentence)

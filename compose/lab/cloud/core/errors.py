@@ -57,13 +57,18 @@ def wrong_eni_state(eni: str, status: str) -> CloudError:
     )
 
 
-def vswitch_exhausted(vswitch: str, free: int, wanted: int) -> CloudError:
-    """The vSwitch has too few free addresses."""
+def vswitch_exhausted(vswitch: str, free: int, wanted: int, *, what: str = "IpAddress") -> CloudError:
+    """The vSwitch has too few free addresses, or prefixes."""
     return CloudError(
         "InvalidVSwitchId.IpNotEnough",
-        f"The specified VSwitch {vswitch} has not enough IpAddress: {wanted} asked for, {free} left.",
+        f"The specified VSwitch {vswitch} has not enough {what}: {wanted} asked for, {free} left.",
         403,
     )
+
+
+def quota_exceeded(what: str, sentence: str, most: int) -> CloudError:
+    """The account has as many of these as it may have; `what` ends the code."""
+    return CloudError(f"QuotaExceeded.{what}", f"The number of {sentence} exceeds the quota ({most}).", 403)
 
 
 def address_in_use(address: str) -> CloudError:

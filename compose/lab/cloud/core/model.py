@@ -8,7 +8,8 @@ from ipaddress import IPv4Network
 
 import msgspec
 
-from shared.model import Ip, Mac
+from compose.lab.cloud.core.spread import LogNormal, Spread
+from shared.model import Cidr, Ip, Mac
 
 
 class EniStatus(StrEnum):
@@ -23,11 +24,12 @@ class EniStatus(StrEnum):
 
 
 class EniType(StrEnum):
-    """`Type` of a network interface; members are for a trunk and not here yet."""
+    """`Type` of a network interface. A member is one that a trunk carries under a VLAN id."""
 
     PRIMARY = "Primary"
     SECONDARY = "Secondary"
     TRUNK = "Trunk"
+    MEMBER = "Member"
 
 
 class Tag(msgspec.Struct, frozen=True):
@@ -56,11 +58,80 @@ class VSwitch(msgspec.Struct, frozen=True):
         return Ip(str(self.network[-3]))
 
 
+class Direction(StrEnum):
+    """Seen from the network interface that a rule guards."""
+
+    INGRESS = "ingress"
+    EGRESS = "egress"
+
+
+class Rule(msgspec.Struct, frozen=True):
+    """One permission of a security group. Exactly one of the three peers is given.
+
+    Of the rules that fit a packet the one with the least `priority` number decides, and of equal ones a drop.
+    """
+
+    id: str
+    direction: Direction
+    protocol: str
+    """TCP, UDP, ICMP, ICMPv6, GRE or ALL."""
+    ports: str = "-1/-1"
+    """`80/90`: destination ports of TCP and UDP; `-1/-1`: any."""
+    peer_cidr: str = ""
+    peer_cidr6: str = ""
+    peer_group: str = ""
+    """Whoever is in this group."""
+    accept: bool = True
+    priority: int = 1
+    """1 to 100."""
+    source_ports: str = "-1/-1"
+    own_cidr: str = ""
+    """Only for this part of the interface's own addresses (`DestCidrIp` of an ingress rule)."""
+    description: str = ""
+    created_at: float = 0.0
+
+
 class SecurityGroup(msgspec.Struct, frozen=True):
-    """Who may talk to whom; its rules are not applied yet."""
+    """Who may talk to whom; a change makes a new one.
+
+    Where no rule fits: a normal group lets its members in and everything out; an enterprise group nobody in
+    and nothing out.
+    """
 
     id: str
     name: str = ""
+    rules: tuple[Rule, ...] = ()
+    kind: str = "normal"
+    """normal or enterprise."""
+    description: str = ""
+    tags: tuple[Tag, ...] = ()
+    resource_group: str = ""
+    created_at: float = 0.0
+
+
+class RouteStatus(StrEnum):
+    """`Status` of a route entry."""
+
+    PENDING = "Pending"
+    AVAILABLE = "Available"
+    DELETING = "Deleting"
+
+
+class RouteEntry(msgspec.Struct):
+    """A customer's entry of the VPC's route table. Those that the cloud makes itself are not kept."""
+
+    id: str
+    table: str
+    destination: Cidr
+    next_hop_type: str
+    """Instance or NetworkInterface."""
+    next_hop: str
+    eni: str
+    """The network interface that packets go to: the next hop itself, or the instance's primary one."""
+    created_at: float
+    status: RouteStatus = RouteStatus.PENDING
+    name: str = ""
+    description: str = ""
 
 
 class Eni(msgspec.Struct):
@@ -76,6 +147,8 @@ class Eni(msgspec.Struct):
     created_at: float
     status: EniStatus = EniStatus.CREATING
     ipv6: list[Ip] = []
+    ipv4_prefixes: list[Cidr] = []
+    ipv6_prefixes: list[Cidr] = []
     name: str = ""
     description: str = ""
     tags: list[Tag] = []
@@ -84,6 +157,10 @@ class Eni(msgspec.Struct):
     delete_on_release: bool = True
     source_dest_check: bool = False
     traffic_mode: str = "Standard"
+    trunk: str | None = None
+    """Of a member: the trunk that carries it."""
+    vlan: int = 0
+    """Of a member: its `DeviceIndex`."""
     served: "Served | None" = None
     """What the metadata service says of it; lags behind by `Delays.metadata`. None: it is not listed."""
 
@@ -92,12 +169,19 @@ class Eni(msgspec.Struct):
         """The address that it was born with and keeps."""
         return self.ipv4[0]
 
+    @property
+    def everything(self) -> "tuple[Ip | Cidr, ...]":
+        """All that packets may come from and go to: addresses of both families, and prefixes."""
+        return (*self.ipv4, *self.ipv6, *self.ipv4_prefixes, *self.ipv6_prefixes)
+
 
 class Served(msgspec.Struct, frozen=True):
     """Addresses as the metadata service lists them."""
 
     ipv4: tuple[Ip, ...]
     ipv6: tuple[Ip, ...]
+    ipv4_prefixes: tuple[Cidr, ...] = ()
+    ipv6_prefixes: tuple[Cidr, ...] = ()
 
 
 class Instance(msgspec.Struct, frozen=True):
@@ -120,28 +204,56 @@ class AccessKey(msgspec.Struct, frozen=True):
     secret: str
     token: str | None = None
     expires_at: float | None = None
+    active: bool = True
+    """False: its owner has switched it off."""
+    forbidden: tuple[str, ...] = ()
+    """Actions that its policy does not allow."""
 
 
 class Delays(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How long the cloud takes, in seconds, as (least, most); evenly spread between."""
+    """How long the cloud takes, in seconds: (least, most), evenly spread, or a distribution of `spread.py`."""
 
-    create: tuple[float, float] = (0.0, 0.0)
-    attach: tuple[float, float] = (0.05, 0.1)
-    detach: tuple[float, float] = (0.05, 0.1)
-    delete: tuple[float, float] = (0.02, 0.05)
-    metadata: tuple[float, float] = (0.02, 0.05)
+    create: Spread = (0.0, 0.0)
+    attach: Spread = (0.05, 0.1)
+    detach: Spread = (0.05, 0.1)
+    delete: Spread = (0.02, 0.05)
+    metadata: Spread = (0.02, 0.05)
     """How far the metadata service lags behind."""
+    route: Spread = (0.0, 0.0)
+    """Until an entry of a route table is available, or gone."""
 
 
 DELAYS: dict[str, Delays] = {
-    "none": Delays(*[(0.0, 0.0)] * 5),
+    "none": Delays(*[(0.0, 0.0)] * 6),
     "fast": Delays(),
-    "real": Delays(create=(0.2, 0.8), attach=(3, 8), detach=(2, 5), delete=(0.3, 1), metadata=(0.3, 1.5)),
+    "real": Delays(
+        create=(0.2, 0.8), attach=(3, 8), detach=(2, 5), delete=(0.3, 1), metadata=(0.3, 1.5), route=(0.5, 2)
+    ),
+    "rough": Delays(
+        create=LogNormal(0.5, 4),
+        attach=LogNormal(5, 60),
+        detach=LogNormal(3, 40),
+        delete=LogNormal(0.5, 10),
+        metadata=LogNormal(0.7, 15),
+        route=LogNormal(1, 20),
+    ),
 }
-"""By name, for the command line. `real` is an estimate: the cloud publishes none (terway.md §6.5)."""
+"""By name, for the command line. `real` and `rough` are estimates: the cloud publishes none (terway.md §6.5)."""
 
 
-# ---- what the world must do: carried out in this order, by whoever holds the fabric
+class Quotas(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the account may have at most; None: as much as it likes."""
+
+    enis: int = 100_000
+    private_ips_per_vswitch: int | None = None
+    """In use at the same time, whatever the vSwitch's size."""
+    security_groups: int = 100
+    rules_per_group: int = 200
+    groups_per_eni: int = 5
+    enis_per_group: int | None = None
+    """The cloud's own is 2,000 private addresses in a normal group."""
+    route_entries: int = 200
+    tags: int = 20
 
 
 class AddNode(msgspec.Struct, frozen=True):
@@ -163,8 +275,9 @@ class Plug(msgspec.Struct, frozen=True):
     mac: Mac
     vswitch: str
     node: str
-    addresses: tuple[Ip, ...]
+    addresses: tuple[Ip | Cidr, ...]
     primary: bool
+    groups: tuple[str, ...] = ()
 
 
 class Unplug(msgspec.Struct, frozen=True):
@@ -174,17 +287,43 @@ class Unplug(msgspec.Struct, frozen=True):
 
 
 class Assign(msgspec.Struct, frozen=True):
-    """Packets for and from these addresses pass from now on."""
+    """Packets for and from these addresses and prefixes pass from now on."""
 
     eni: str
-    addresses: tuple[Ip, ...]
+    addresses: tuple[Ip | Cidr, ...]
 
 
 class Unassign(msgspec.Struct, frozen=True):
-    """Packets for and from these addresses no longer pass."""
+    """Packets for and from these addresses and prefixes no longer pass."""
 
     eni: str
-    addresses: tuple[Ip, ...]
+    addresses: tuple[Ip | Cidr, ...]
 
 
-Effect = AddNode | RemoveNode | Plug | Unplug | Assign | Unassign
+class Guard(msgspec.Struct, frozen=True):
+    """The network interface that is plugged in is in these security groups from now on."""
+
+    eni: str
+    groups: tuple[str, ...]
+
+
+class DefineGroup(msgspec.Struct, frozen=True):
+    """A security group is new, or has other rules."""
+
+    group: SecurityGroup
+
+
+class ForgetGroup(msgspec.Struct, frozen=True):
+    """A security group that nobody is in is gone."""
+
+    group: str
+
+
+class Route(msgspec.Struct, frozen=True):
+    """Packets in the VPC for `destination` go to `eni`; None: as if there had never been such an entry."""
+
+    destination: Cidr
+    eni: str | None
+
+
+Effect = AddNode | RemoveNode | Plug | Unplug | Assign | Unassign | Guard | DefineGroup | ForgetGroup | Route

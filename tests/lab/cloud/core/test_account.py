@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import msgspec
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -18,6 +19,7 @@ from compose.lab.cloud.core.model import (
     EniStatus,
     EniType,
     Plug,
+    Quotas,
     RemoveNode,
     Served,
     Unassign,
@@ -151,7 +153,7 @@ def test_quotas_of_the_instance_type() -> None:
 
 
 def test_quota_of_the_account() -> None:
-    account = Account(SMALL, delays=DELAYS["none"], max_enis=1)
+    account = Account(msgspec.structs.replace(SMALL, quotas=Quotas(enis=1)), delays=DELAYS["none"])
     new_eni(account)
     assert code_of(lambda: new_eni(account)) == "QuotaExceeded.Eni"
 
