@@ -93,6 +93,8 @@ class Handlers:
         for problem in limits.problems:
             log.warning("annotation_unreadable", pod=str(ask.pod), problem=problem)
             self.problems.append(AnnotationProblem(str(ask.pod), problem))
+            if self._pods is not None:
+                self._pods.warn(ask.pod, ask.pod_uid, "ParseFailed", problem)
         return limits.bandwidth
 
     async def _annotations(self, ask: contract.Acquire) -> Mapping[str, str]:

@@ -1,5 +1,6 @@
 """ipam and this node's pods: annotations that the runtime did not hand over, and leases that nobody uses any more."""
 
+import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,8 +16,10 @@ from shared.contracts.ipam import Bandwidth
 from shared.errors import NotFound, Unavailable
 from shared.kube.access import KubeAddress
 from shared.kube.client import KubeClient
-from shared.kube.objects import Pod
-from shared.kube.resources import PODS
+from shared.kube.mirror import Applied, Change
+from shared.kube.objects import Event, Pod
+from shared.kube.reflector import Reflector
+from shared.kube.resources import EVENTS, PODS
 from shared.model import PodKey
 from tests.ipam.conftest import Start
 from tests.ipam.eni_manager import ScriptedEniManager
@@ -72,6 +75,29 @@ async def test_annotations_are_read_from_the_pod(start: Start, enis_socket: Path
             await ipam.add("d", pod="nobody", annotations=None)
         with pytest.raises(NotFound, match="was replaced by one with UID"):
             await ipam.add("e", pod="web", pod_uid="another", annotations=None)
+
+
+async def test_an_annotation_that_cannot_be_read_is_an_event_on_the_pod(
+    start: Start, enis_socket: Path, cluster: Cluster
+) -> None:
+    uid = await cluster.add("web")
+    posted: asyncio.Queue[Event] = asyncio.Queue()
+
+    def changed(change: Change[Event]) -> None:
+        if isinstance(change, Applied):
+            posted.put_nowait(change.obj)
+
+    watching = asyncio.create_task(Reflector(cluster.client, EVENTS, Event, on_change=changed).run())
+    async with ScriptedEniManager(enis_socket, one_eni(4)), start(kube=cluster.server) as ipam:
+        lease = await ipam.add("a", pod="web", pod_uid=uid, annotations={"k8s.aliyun.com/ingress-bandwidth": "10"})
+        assert lease.bandwidth == Bandwidth()
+        async with asyncio.timeout(10.0):
+            event = await posted.get()
+    watching.cancel()
+    await asyncio.wait([watching])
+    assert (event.type, event.reason, event.source.component) == ("Warning", "ParseFailed", "terway-daemon")
+    assert (event.involved_object.name, event.involved_object.uid) == ("web", uid)
+    assert "'10' is not a rate" in event.message
 
 
 async def test_without_an_api_server_annotations_that_were_handed_over_suffice(start: Start, enis_socket: Path) -> None:

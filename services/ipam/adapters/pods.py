@@ -1,18 +1,24 @@
-"""This node's pods as the API server knows them: one watch restricted to the node, and a direct look where it matters.
+"""This node's pods as the API server knows them: one watch restricted to the node, a direct look where it matters, and
+events for what their owners should know.
 
 ipam works without an API server: annotations come from the container runtime then, and nothing is garbage.
 """
 
+import asyncio
 from collections.abc import Mapping
 
 from services.ipam.core.garbage import PodFacts
 from shared.errors import NotFound
 from shared.kube.client import KubeClient
 from shared.kube.mirror import Applied, Change, Deleted, Synced
-from shared.kube.objects import Pod
+from shared.kube.objects import ObjectReference, Pod
+from shared.kube.recorder import Recorder
 from shared.kube.reflector import Reflector, ReflectorState
 from shared.kube.resources import PODS
 from shared.model import PodKey
+
+EVENT_SOURCE = "terway-daemon"
+"""As Terway's own events say it (terway.md §11.4)."""
 
 STATIC_UID_ANNOTATIONS = ("kubernetes.io/config.mirror", "kubernetes.io/config.hash")
 """A static pod's sandbox carries the UID that kubelet computed, its mirror in the API server another."""
@@ -24,13 +30,16 @@ class Pods:
     def __init__(self, client: KubeClient, node_name: str) -> None:
         self._client = client
         self._pods: dict[PodKey, Pod] = {}
+        self._recorder = Recorder(client, component=EVENT_SOURCE, host=node_name)
         self._reflector = Reflector(
             client, PODS, Pod, field_selector=f"spec.nodeName={node_name}", on_change=self._changed
         )
 
     async def run(self) -> None:
         """Until cancelled."""
-        await self._reflector.run()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._recorder.run(), name="ipam-events")
+            await self._reflector.run()
 
     def facts(self) -> Mapping[PodKey, PodFacts] | None:
         """All pods of this node; None while the mirror may be old, when nobody can be said to be gone."""
@@ -53,6 +62,13 @@ class Pods:
             if not _is(known, uid):
                 raise NotFound(f"the pod {pod} with UID {uid} was replaced by one with UID {known.metadata.uid}")
         return known.metadata.annotations
+
+    def warn(self, pod: PodKey, uid: str, reason: str, message: str) -> None:
+        """A Warning event on a pod; never waits, never fails."""
+        known = self._pods.get(pod)
+        uid = known.metadata.uid if known is not None and _is(known, uid) else uid
+        about = ObjectReference(kind="Pod", api_version="v1", namespace=pod.namespace, name=pod.name, uid=uid)
+        self._recorder.warn(about, reason, message)
 
     def state(self) -> ReflectorState:
         """For /state."""
