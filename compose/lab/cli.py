@@ -22,7 +22,7 @@ from compose.lab.layout import Layout
 from compose.lab.pods import PodInfo, Pods, parse_pod
 from compose.lab.record import Options, Record
 from compose.lab.serve import parse_ports
-from shared.errors import DeadlineExceeded, SuiteError
+from shared.errors import Conflict, DeadlineExceeded, SuiteError
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -309,7 +309,10 @@ async def probe(context: Context, source: str, target: str, timeout_s: float) ->
 @click.option("--crash-at", default="", metavar="NAME", help="Start it so that it dies at this crash point.")
 @command
 async def service_(context: Context, action: str, node: str, service: str, crash_at: str) -> None:
-    """Stop (SIGTERM), start, restart or kill (SIGKILL) one service of a node. `start` waits until it is ready."""
+    """Stop (SIGTERM), start, restart or kill (SIGKILL) one service of a node.
+
+    `start` and `restart` wait until it is ready, or has died at its crash point already.
+    """
     there = record.read(context.layout)
     corner, kind = context.layout.node(there.facts(node).name), services.named(service)
     if action == "restart":
@@ -318,8 +321,9 @@ async def service_(context: Context, action: str, node: str, service: str, crash
         services.start(corner, kind, crash_at=crash_at)
     else:
         await services.stop(corner, kind, kill=action == "kill")
-    if action in ("start", "restart") and not crash_at:
-        await services.wait_ready(corner, [kind])
+    if action in ("start", "restart"):
+        with suppress(*([Conflict] if crash_at else [])):
+            await services.wait_ready(corner, [kind])
     running = services.running_process(corner, kind)
     context.answer(
         {"service": kind.name, "node": node, "pid": running.pid if running else None},

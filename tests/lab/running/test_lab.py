@@ -53,7 +53,6 @@ def test_labs_with_other_names_are_not_disturbed(labs: Callable[[], Lab], lab: L
         other = labs()
         other.run("up", "--runtime", "cni", "--nodes", "1")
         other.run("pod", "add", "default/a", "--node", "node1")
-        assert lab.ask("pod", "list")[0]["addresses"] == other.ask("pod", "list")[0]["addresses"], "worlds apart"
         other.run("down")
         assert other.left == []
         assert lab.ask("probe", "node2", "default/a:80/tcp")["by"] == "default/a"

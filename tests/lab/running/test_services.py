@@ -34,6 +34,7 @@ def test_a_service_dies_at_the_crash_point_it_was_started_with(apart: Lab) -> No
     apart.run("service", "start", "node1", "ipam", "--crash-at", "ipam.acquire.after_commit")
     failed = apart.run("pod", "add", "default/a", "--node", "node1", ok=False)
     assert failed.returncode == 1
+    assert apart.ask("status")["nodes"][0]["services"]["ipam"]["pid"] is None
     assert apart.ask("service", "kill", "node1", "ipam")["pid"] is None, "it is dead, and that is no error"
     assert "crashpoint ipam.acquire.after_commit" in apart.run("logs", "ipam").stdout
 
