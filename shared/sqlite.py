@@ -28,6 +28,7 @@ Outcome = tuple[Any, BaseException | None]
 class _Job(NamedTuple):
     fn: Callable[[sqlite3.Connection], Any]
     future: "asyncio.Future[Any]"
+    outlasts_power: bool = True
 
 
 class Database:
@@ -59,14 +60,17 @@ class Database:
             raise
         return database
 
-    async def write(self, fn: Callable[[sqlite3.Connection], T]) -> T:
+    async def write(self, fn: Callable[[sqlite3.Connection], T], *, outlasts_power: bool = True) -> T:
         """Run `fn` in the writer thread and return its result once it is on the disk.
+
+        `outlasts_power` False is for what is about things that a power cut ends too (the kernel's state): it survives
+        the death of this process, as everything here does, and does not wait for the disk.
 
         What `fn` raises is raised here, its changes undone. `fn` cannot begin or commit, and its only effect is on the
         database, since it may be run twice. Unavailable: the commit failed (disk full, I/O error), nothing has
         happened. A write whose caller was cancelled may happen.
         """
-        return await self._writer.submit(fn)  # type: ignore[no-any-return]
+        return await self._writer.submit(fn, outlasts_power)  # type: ignore[no-any-return]
 
     async def read(self, fn: Callable[[sqlite3.Connection], T]) -> T:
         """Run `fn` in the reader thread; it cannot write, and sees one moment after every write that has returned."""
@@ -117,11 +121,11 @@ class _Thread:
         await asyncio.shield(self._opened)
         self._accepting = True
 
-    async def submit(self, fn: Callable[[sqlite3.Connection], Any]) -> Any:
+    async def submit(self, fn: Callable[[sqlite3.Connection], Any], outlasts_power: bool = True) -> Any:
         if not self._accepting:
             raise Unavailable(f"{self._path} is closed")
         future = self._loop.create_future()
-        self._jobs.put(_Job(fn, future))
+        self._jobs.put(_Job(fn, future, outlasts_power))
         return await future
 
     async def stop(self) -> None:
@@ -247,6 +251,8 @@ class _Batches:
             return [(None, failure)]
 
     def _transaction(self, connection: sqlite3.Connection, batch: list[_Job]) -> list[Outcome]:
+        # In WAL mode NORMAL commits without fsync; the next FULL commit takes along all that came before it.
+        connection.execute(_FULL if any(job.outlasts_power for job in batch) else _NORMAL)
         connection.execute(_BEGIN)
         try:
             self._guarded = True
@@ -266,6 +272,8 @@ class _Batches:
         return sqlite3.SQLITE_DENY if self._guarded and action == sqlite3.SQLITE_TRANSACTION else sqlite3.SQLITE_OK
 
 
+_FULL: Final = "PRAGMA synchronous = FULL"
+_NORMAL: Final = "PRAGMA synchronous = NORMAL"
 _BEGIN: Final = "BEGIN IMMEDIATE /* of a batch */"
 _COMMIT: Final = "COMMIT /* of a batch */"
 _ROLLBACK: Final = "ROLLBACK /* of a batch */"

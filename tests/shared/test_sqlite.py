@@ -106,6 +106,17 @@ async def test_the_disk_is_waited_for(database: Database, path: Path) -> None:
     assert await database.write(settings) == ["wal", full, 1]
 
 
+async def test_the_disk_is_not_waited_for_when_all_of_a_commit_would_end_with_the_power(database: Database) -> None:
+    def level(connection: sqlite3.Connection) -> int:
+        return int(connection.execute("PRAGMA synchronous").fetchone()[0])
+
+    normal, full = 1, 2
+    assert await database.write(level, outlasts_power=False) == normal
+    assert await database.write(level) == full
+    together = [database.write(level, outlasts_power=each) for each in (False, True, False)]
+    assert (await asyncio.gather(*together))[1] == full, "whoever shares its commit"
+
+
 async def test_only_the_owner_can_read_it(database: Database, path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700

@@ -184,7 +184,7 @@ class Journal:
                 (*_key(lease.key), lease.ipv4, lease.ipv6, netns, mtu, msgspec.msgpack.encode(lease)),
             )
 
-        await self._db.write(write)
+        await self._db.write(write, outlasts_power=False)  # a power cut ends the sandbox too
 
     async def drop_attachment(self, key: AttachmentKey) -> bool:
         """Write down that nothing of it is wired any more; False: nothing was written under the key."""
@@ -193,7 +193,7 @@ class Journal:
             where = "network = ? AND container_id = ? AND ifname = ?"
             return c.execute(f"DELETE FROM attachment WHERE {where}", _key(key)).rowcount > 0  # noqa: S608 constant text
 
-        return await self._db.write(write)
+        return await self._db.write(write, outlasts_power=False)
 
     async def attachments(self) -> list[Wired]:
         """Everything that is plugged, or was about to be when we died."""
