@@ -38,7 +38,7 @@ def on_both_loops(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..
     async def checked(given: dict[str, Any]) -> None:
         complaints: list[dict[str, Any]] = []
         asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(10):
             await test(**given)
         assert asyncio.all_tasks() == {asyncio.current_task()}
         assert complaints == []
@@ -559,14 +559,14 @@ async def test_who_does_not_read_is_not_served_without_end(sock: Path) -> None:
         glutton = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         glutton.connect(os.fspath(sock))
         stalled = 0
-        while stalled < 50:  # many turns of the loop in which the server took nothing more
+        while stalled < 50 and answered["echo.glut"] < 100:  # many turns of the loop in which the server took nothing more
             try:
                 glutton.send(question)
                 stalled = 0
             except BlockingIOError:
                 stalled += 1
             await client.call(SAY, Say("others are served"))
-        assert answered["echo.glut"] * 100_000 < 2_000_000, "so much waits for the peer to take it"
+        assert answered["echo.glut"] < 20, "so many answers of 100 kB wait for the peer to take them"
         assert answered["echo.say"] >= 50
         glutton.close()
 
