@@ -78,6 +78,7 @@ class Server:
         self._observe = observe
         self._methods: dict[str, _Entry] = {}
         self._connections: set[_Connection] = set()
+        self._running: set[asyncio.Task[None]] = set()
         self._server: asyncio.AbstractServer | None = None
         self._inode: tuple[int, int] | None = None
         self._draining = False
@@ -108,18 +109,17 @@ class Server:
         self._draining = True
         self._unlink()
         self._server.close()
-        running: set[asyncio.Task[None]] = set()
-        for connection in tuple(self._connections):
-            running |= connection.drain()
+        for connection in self._connections:
+            connection.end_polls()
         try:
-            if running:
-                await asyncio.wait(running, timeout=self._drain_s)
+            if self._running:  # for callers that have hung up, too
+                await asyncio.wait(tuple(self._running), timeout=self._drain_s)
         finally:
+            running = tuple(self._running)
             for task in running:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
-            for connection in tuple(self._connections):
-                await connection.close()
+            await asyncio.gather(*(connection.close() for connection in tuple(self._connections)))
             await self._server.wait_closed()
 
     def _unlink(self) -> None:
@@ -238,8 +238,7 @@ class _Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._server._connections.discard(self)
         self._backlog.clear()
-        for task in self._polls:
-            task.cancel()
+        self.end_polls()
         self._gone.set()
 
     def _peer_is_gone(self) -> bool:
@@ -256,6 +255,7 @@ class _Connection(asyncio.Protocol):
             request = self._backlog.popleft()
             task = asyncio.create_task(self._run(request), name=f"{self._server.name}-rpc-{request.method}")
             self._running.add(task)
+            self._server._running.add(task)
             if self._server._long_poll(request.method):
                 self._polls.add(task)
             task.add_done_callback(self._ended)
@@ -263,6 +263,7 @@ class _Connection(asyncio.Protocol):
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
+        self._server._running.discard(task)
         self._polls.discard(task)
         self._start()
         self._hang_up_when_done()
@@ -313,11 +314,10 @@ class _Connection(asyncio.Protocol):
         if self._half_closed and not self._running and not self._backlog and self._transport is not None:
             self._transport.close()
 
-    def drain(self) -> set[asyncio.Task[None]]:
-        """The server closes: begin nothing more, drop the polls, and say what still runs."""
+    def end_polls(self) -> None:
+        """Nobody will hear their news: the peer is gone, or the server closes."""
         for task in self._polls:
             task.cancel()
-        return set(self._running)
 
     async def close(self) -> None:
         """Hang up; what the peer does not take within a moment it does not get."""

@@ -559,7 +559,7 @@ async def test_who_does_not_read_is_not_served_without_end(sock: Path) -> None:
         glutton = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         glutton.connect(os.fspath(sock))
         stalled = 0
-        while stalled < 50 and answered["echo.glut"] < 100:  # many turns of the loop in which the server took nothing more
+        while stalled < 50 and answered["echo.glut"] < 100:  # turns in which the server took nothing more
             try:
                 glutton.send(question)
                 stalled = 0
@@ -653,6 +653,18 @@ async def test_closing_finishes_what_runs(sock: Path) -> None:
             asyncio.get_running_loop().call_soon(service.gate.set)
         assert await call == Said("last words")
     assert not sock.exists()
+
+
+@on_both_loops
+async def test_closing_finishes_what_runs_for_those_who_hung_up(sock: Path) -> None:
+    async with echo(sock) as service:
+        async with Client(sock) as client:
+            call = asyncio.create_task(client.call(HOLD, Say("")))
+            await service.at_work(1)
+        with pytest.raises(Unavailable):
+            await call
+        asyncio.get_running_loop().call_later(0.05, service.gate.set)
+    assert service.finished == 1
 
 
 @on_both_loops
