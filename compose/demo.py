@@ -7,6 +7,7 @@ is the exit code 0. Whatever happens, Ctrl-C included, the lab is taken down.
 import asyncio
 import os
 import shutil
+import socket
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -294,6 +295,12 @@ def main() -> int:
     missing = [program for program in PROGRAMS if shutil.which(program) is None]
     if os.geteuid() != 0 or missing:
         click.echo(f"demo: needs root{' and ' + ', '.join(missing) if missing else ''}; see deploy/", err=True)
+        return 1
+    alone = socket.socket(socket.AF_UNIX)  # an abstract name is a lock that no crash leaves behind
+    try:
+        alone.bind(f"\0terway-lab-{NAME}")
+    except OSError:
+        click.echo("demo: another demo runs on this machine", err=True)
         return 1
     try:
         return asyncio.run(run())
