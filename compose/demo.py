@@ -5,6 +5,7 @@ is the exit code 0. Whatever happens, Ctrl-C included, the lab is taken down.
 """
 
 import asyncio
+import errno
 import os
 import shutil
 import socket
@@ -296,17 +297,18 @@ def main() -> int:
     if os.geteuid() != 0 or missing:
         click.echo(f"demo: needs root{' and ' + ', '.join(missing) if missing else ''}; see deploy/", err=True)
         return 1
-    alone = socket.socket(socket.AF_UNIX)  # an abstract name is a lock that no crash leaves behind
-    try:
-        alone.bind(f"\0terway-lab-{NAME}")
-    except OSError:
-        click.echo("demo: another demo runs on this machine", err=True)
-        return 1
-    try:
-        return asyncio.run(run())
-    except KeyboardInterrupt:
-        click.echo("demo: interrupted; the lab is down", err=True)
-        return 130
+    with socket.socket(socket.AF_UNIX) as alone:
+        try:
+            alone.bind(f"\0terway-lab-{NAME}")  # an abstract name is a lock that no crash leaves behind
+            return asyncio.run(run())
+        except KeyboardInterrupt:
+            click.echo("demo: interrupted; the lab is down", err=True)
+            return 130
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            click.echo("demo: another demo runs on this machine", err=True)
+            return 1
 
 
 if __name__ == "__main__":
