@@ -9,7 +9,7 @@
     sqlite.py     one writer thread, group commit                 backoff.py    pauses between attempts, Terway's table
     crashpoint.py where tests let a service die                   dump.py       anything as JSON, secrets as ***
     secret.py     a value that must not be seen                   duration.py   Go's 1h30m
-    kube/         the Kubernetes API: requests, client, reflector
+    launch.py     a service's command line                        kube/         requests, client, reflector, events
 
 Importing a module here imports only what it needs: `rpc` not aiohttp, `model` nothing but msgspec.
 """

@@ -40,6 +40,8 @@ def on_both_loops(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..
         asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
         async with asyncio.timeout(10):
             await test(**given)
+        for _ in range(10):  # the standard loop's server ends its last accept a few turns late
+            await asyncio.sleep(0)
         assert asyncio.all_tasks() == {asyncio.current_task()}
         assert complaints == []
 
@@ -464,6 +466,39 @@ async def test_a_server_that_talks_garbage_is_unavailable(sock: Path) -> None:
     async with stranger(sock, lambda writer: writer.write(b"HTTP/1.1 200 OK\r\n\r\n")), Client(sock) as client:
         with pytest.raises(Unavailable, match="does not speak our protocol"):
             await client.call(SAY, Say(""))
+
+
+@on_both_loops
+async def test_a_server_that_asks_is_unavailable(sock: Path) -> None:
+    question = msgpack.packb([0, 1, "echo.say", [{"text": "who are you?"}]])
+    async with stranger(sock, lambda writer: writer.write(question)), Client(sock) as client:
+        with pytest.raises(Unavailable, match="a client is answered, not asked"):
+            await client.call(SAY, Say(""))
+
+
+@on_both_loops
+async def test_a_server_that_does_not_read_is_not_sent_without_end(sock: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as stuck:
+        stuck.bind(os.fspath(sock))
+        stuck.listen()
+        async with Client(sock) as client:
+            telling = [asyncio.create_task(client.notify(SAY, Say("x" * 500_000))) for _ in range(20)]
+            await asyncio.wait(telling, timeout=0.1)
+            assert sum(task.done() for task in telling) < 5, "the others wait for room, in their callers' hands"
+            stuck.close()
+            outcomes = await asyncio.gather(*telling, return_exceptions=True)
+    assert {type(outcome) for outcome in outcomes} == {type(None), Unavailable}
+
+
+@on_both_loops
+async def test_closing_a_client_that_is_connecting(sock: Path) -> None:
+    async with echo(sock) as service:
+        async with Client(sock) as client:
+            call = asyncio.create_task(client.call(HOLD, Say("")))
+            await asyncio.sleep(0)
+        with pytest.raises(Unavailable, match="is closed"):
+            await call
+        assert service.entered == 0
 
 
 @on_both_loops
