@@ -113,7 +113,7 @@ class Store:
             )
             crashpoint("ipam.acquire.before_commit")
 
-        await self._write(write, f"lease {item} to {lease.pod}")
+        await self._write(write, f"lease {item} to {lease.pod}", outlasts_power=False)
 
     async def release(self, key: AttachmentKey, item: Ip, until: float) -> None:
         """The sandbox has it no more; it rests."""
@@ -126,7 +126,7 @@ class Store:
             connection.execute(_REST, (item, until))
             crashpoint("ipam.release.before_commit")
 
-        await self._write(write, f"release {item}")
+        await self._write(write, f"release {item}", outlasts_power=False)
 
     async def mark(self, items: Sequence[Ip], now: float) -> None:
         """Nobody gets these any more. Internal: one is leased."""
@@ -158,9 +158,10 @@ class Store:
 
         await self._write(write, "forget what was given back")
 
-    async def _write(self, fn: Callable[[sqlite3.Connection], T], doing: str) -> T:
+    async def _write(self, fn: Callable[[sqlite3.Connection], T], doing: str, *, outlasts_power: bool = True) -> T:
+        """`outlasts_power` False: about sandboxes, which a power cut ends too; any other death the write survives."""
         try:
-            return await self._database.write(fn)
+            return await self._database.write(fn, outlasts_power=outlasts_power)
         except sqlite3.IntegrityError as error:
             raise Internal(f"the database refuses to {doing}: {error}") from error
         except sqlite3.Error as error:
