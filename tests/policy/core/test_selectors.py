@@ -16,7 +16,7 @@ from services.policy.core.selectors import Language, SelectorError, parse, uniqu
 )
 def test_felix_gave_the_same_answers(vectors: Path, name: str, language: Language) -> None:
     document = json.loads((vectors / name).read_text())
-    wrong = []
+    wrong: list[tuple[str, object]] = []
     for case in document["cases"]:
         try:
             selector = parse(case["selector"], language)
@@ -27,7 +27,7 @@ def test_felix_gave_the_same_answers(vectors: Path, name: str, language: Languag
         if not case["valid"]:
             wrong.append((case["selector"], f"accepted as {selector.text}"))
             continue
-        got = (
+        got: tuple[str, ...] = (
             selector.text,
             selector.id,
             "".join("01"[selector.matches(labels.get)] for labels in document["labels"]),

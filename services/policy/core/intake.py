@@ -1,0 +1,150 @@
+"""Objects of the cluster -> v1 updates: remembers which keys an object stands behind, so that they go when it goes.
+
+An object that cannot be read or converted counts as deleted, a part that the original passes over is passed over; both
+are in `problems`.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from services.policy.core import objects, v1
+from services.policy.core.convert import calico, kubernetes
+from services.policy.core.problems import Invalid, Problem
+from services.policy.core.profiles import Compat
+from services.policy.core.validate import check_written
+
+
+class Update(NamedTuple):
+    """`type` is new, updated or deleted, of the key; a deleted one has no value."""
+
+    key: v1.Key
+    type: str
+    value: v1.Value | None
+
+
+class Source(NamedTuple):
+    """An object's identity."""
+
+    kind: type[objects.Object]
+    namespace: str
+    name: str
+
+
+_Pairs = list[tuple[v1.Key, v1.Value | None]]
+
+
+class Intake:
+    """Objects in, updates out."""
+
+    def __init__(self, compat: Compat) -> None:
+        self._compat = compat
+        self._keys: dict[Source, tuple[v1.Key, ...]] = {}
+        self.problems: dict[Source, list[Problem]] = {}
+        """What is wrong with the objects that are there now."""
+
+    def apply(self, written: objects.Object) -> list[Update]:
+        """The object is there, with this content."""
+        meta = written.metadata
+        source = Source(type(written), meta.namespace, meta.name)
+        self.problems.pop(source, None)
+
+        def note(field: str, reason: str, effect: str = "passed over") -> None:
+            problem = Problem(source.kind.__name__, source.namespace, source.name, field, reason, effect)
+            self.problems.setdefault(source, []).append(problem)
+
+        try:
+            pairs = self._convert(written, note)
+        except Invalid as error:
+            note(error.field, error.reason, "dropped")
+            pairs = []
+        return self._replace(source, pairs)
+
+    def delete(self, kind: type[objects.Object], namespace: str, name: str) -> list[Update]:
+        """The object is gone, or cannot even be read."""
+        source = Source(kind, namespace, name)
+        self.problems.pop(source, None)
+        return self._replace(source, [])
+
+    def knows(self, kind: type[objects.Object], namespace: str, name: str) -> bool:
+        """Whether the object stands behind anything."""
+        return Source(kind, namespace, name) in self._keys
+
+    def source(self, key: v1.Key) -> Source | None:
+        """The object behind a key; slow, for explanations."""
+        return next((source for source, keys in self._keys.items() if key in keys), None)
+
+    def _replace(self, source: Source, pairs: _Pairs) -> list[Update]:
+        before = self._keys.get(source, ())
+        after = tuple(key for key, value in pairs if value is not None)
+        updates = [Update(key, "deleted", None) for key in before if key not in after]
+        updates += [
+            Update(key, "updated" if key in before else "new", value) for key, value in pairs if value is not None
+        ]
+        if after:
+            self._keys[source] = after
+        else:
+            self._keys.pop(source, None)
+        return updates
+
+    # ---- by kind
+
+    def _convert(self, written: objects.Object, note: calico.Note) -> _Pairs:
+        compat = self._compat
+        match written:
+            case objects.Pod():
+                if not kubernetes.is_networked(written):
+                    return []
+                return [(kubernetes.workload_key(written), kubernetes.workload_endpoint(written, compat))]
+            case objects.Namespace():
+                return list(self._profile(kubernetes.namespace_profile(written, compat), note))
+            case objects.ServiceAccount():
+                return list(self._profile(kubernetes.account_profile(written, compat), note))
+            case objects.Profile():
+                return list(self._profile(written, note))
+            case objects.KubePolicy():
+                converted = kubernetes.network_policy(written, compat, note)
+                return [self._policy(converted, compat.kube_policy_kind, note)]
+            case objects.NetworkPolicy():
+                return [self._policy(written, "NetworkPolicy" if compat.kinds else "", note)]
+            case objects.GlobalNetworkPolicy():
+                kind = "GlobalNetworkPolicy" if compat.kinds else ""
+                key = v1.PolicyKey(written.metadata.name, kind, self._tier(written.spec))
+                return [(key, calico.global_policy(written, compat, note))]
+            case objects.GlobalNetworkSet():
+                return [(v1.NetworkSetKey(written.metadata.name), calico.global_network_set(written, note))]
+            case objects.NetworkSet():
+                if not compat.network_sets:
+                    return []
+                name = f"{written.metadata.namespace}/{written.metadata.name}"
+                return [(v1.NetworkSetKey(name), calico.network_set(written, note))]
+            case objects.HostEndpoint():
+                value = calico.host_endpoint(written)
+                return [(v1.HostEndpointKey(written.spec.node, written.metadata.name), value)]
+            case objects.Tier():
+                return [(v1.TierKey(written.metadata.name), calico.tier(written))] if compat.tiers else []
+            case objects.EndpointSlice():
+                if not compat.services:
+                    return []
+                slice_key = v1.SliceKey(written.metadata.namespace, written.metadata.name)
+                return [(slice_key, kubernetes.service_endpoints(written))]
+        return []
+
+    def _policy(self, written: objects.NetworkPolicy, kind: str, note: calico.Note) -> tuple[v1.Key, v1.Value]:
+        name = calico.policy_name(written.metadata.name, written.metadata.namespace)
+        key = v1.PolicyKey(name, kind, self._tier(written.spec))
+        return key, calico.network_policy(written, self._compat, note)
+
+    def _tier(self, spec: objects.NetworkPolicySpec) -> str:
+        return (spec.tier or "default") if self._compat.tiers else "default"
+
+    def _profile(self, profile: objects.Profile, note: calico.Note) -> Iterator[tuple[v1.Key, v1.Value | None]]:
+        name, labels = profile.metadata.name, profile.spec.labels_to_apply
+        yield v1.ProfileLabelsKey(name), v1.ProfileLabels(labels) if labels else None
+        yield v1.ProfileRulesKey(name), calico.profile_rules(profile, self._compat, note)
+        if not self._compat.profile_resources:
+            return
+        try:
+            check_written(profile, self._compat)
+            yield v1.ProfileKey(name), v1.ProfileResource(labels)
+        except Invalid as error:
+            yield v1.ProfileKey(name), v1.ProfileResource(labels, error.field, error.reason)

@@ -1,0 +1,142 @@
+"""Who is in which IP set: all endpoints and network sets of the cluster against the selectors of the active sets.
+
+A contribution is an address of an item, or its address and port. Both ends are indexed by labels (labels.py), so one
+pod costs what it is a member of, and one new set costs what it has as members.
+"""
+
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from services.policy.core import nets, v1
+from services.policy.core.ipsets import IPSet
+from services.policy.core.labels import Group, LabelIndex
+from services.policy.core.sequencer import Sequencer
+
+
+class Item(msgspec.Struct, eq=False):
+    """An endpoint or network set, as far as membership goes."""
+
+    nets: tuple[str, ...]
+    ports: tuple[v1.EndpointPort, ...]
+
+
+class Members:
+    """Items on one side, selected IP sets on the other."""
+
+    def __init__(self, sequencer: Sequencer) -> None:
+        self._sequencer = sequencer
+        self._index: LabelIndex[str, Item] = LabelIndex(self._started, self._stopped)
+        self._items: dict[v1.Key, tuple[Item, Group[str, Item]]] = {}
+        self._sets: dict[str, IPSet] = {}
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    # ---- sets
+
+    def add_set(self, ipset: IPSet) -> None:
+        """Fill the set and keep it full."""
+        assert ipset.spec.selector is not None
+        self._sets[ipset.spec.id] = ipset
+        self._index.set_selector(ipset.spec.id, ipset.spec.selector)
+
+    def drop_set(self, set_id: str) -> None:
+        """The set is gone, and all of its members with it; nobody is told of each."""
+        del self._sets[set_id]
+        self._index.drop_selector(set_id)
+
+    # ---- items
+
+    def on_workload(self, key: v1.WorkloadKey, value: v1.WorkloadEndpoint | None) -> None:
+        """An endpoint of any host."""
+        if value is None:
+            self._set(key, None)
+        else:
+            self._set(key, Item(value.ipv4_nets + value.ipv6_nets, value.ports), value.labels, value.profile_ids)
+
+    def on_host_endpoint(self, key: v1.HostEndpointKey, value: v1.HostEndpoint | None) -> None:
+        """An endpoint of any host."""
+        if value is None:
+            self._set(key, None)
+        else:
+            addresses = value.expected_ipv4_addrs + value.expected_ipv6_addrs
+            item = Item(tuple(map(nets.full, addresses)), value.ports)
+            self._set(key, item, value.labels, value.profile_ids)
+
+    def on_network_set(self, key: v1.NetworkSetKey, value: v1.NetworkSet | None) -> None:
+        """Networks from outside the cluster, mostly."""
+        if value is None:
+            self._set(key, None)
+        else:
+            # Halves of a /0 may be listed on their own too.
+            listed = tuple(dict.fromkeys(nets.split_default(value.nets)))
+            self._set(key, Item(listed, ()), value.labels, value.profile_ids)
+
+    def on_labels(self, profile: str, labels: Mapping[str, str] | None) -> None:
+        """What a profile hands down."""
+        self._index.set_parent(profile, labels)
+
+    def _set(
+        self, key: v1.Key, item: Item | None, labels: Mapping[str, str] = {}, parents: tuple[str, ...] = ()
+    ) -> None:
+        before = self._items.get(key)
+        # The new contributions first: what stays never leaves, not even for a moment.
+        if item is not None:
+            group = self._index.add(item, labels, parents)
+            if before is not None and before[1] is group and _same(before[0], item):
+                self._index.remove(item, group)
+                return
+            self._items[key] = (item, group)
+            self._contribute(item, group)
+        else:
+            self._items.pop(key, None)
+        if before is not None:
+            self._withdraw(*before)
+            self._index.remove(*before)
+
+    def _contribute(self, item: Item, group: Group[str, Item]) -> None:
+        for set_id in group.matches:
+            ipset = self._sets[set_id]
+            if ipset.add(_contribution(ipset, item)):
+                self._sequencer.on_members(ipset)
+
+    def _withdraw(self, item: Item, group: Group[str, Item]) -> None:
+        for set_id in group.matches:
+            ipset = self._sets[set_id]
+            if ipset.remove(_contribution(ipset, item)):
+                self._sequencer.on_members(ipset)
+
+    # ---- what the index says
+
+    def _started(self, set_id: str, group: Group[str, Item]) -> None:
+        ipset = self._sets[set_id]
+        for item in group.items:
+            ipset.add(_contribution(ipset, item))
+        if ipset.sent:
+            self._sequencer.on_members(ipset)
+
+    def _stopped(self, set_id: str, group: Group[str, Item]) -> None:
+        ipset = self._sets.get(set_id)
+        if ipset is None:  # the set itself is gone
+            return
+        for item in group.items:
+            ipset.remove(_contribution(ipset, item))
+        if ipset.sent:
+            self._sequencer.on_members(ipset)
+
+
+def _same(one: Item, other: Item) -> bool:
+    return one.nets == other.nets and one.ports == other.ports
+
+
+def _contribution(ipset: IPSet, item: Item) -> Iterable[str]:
+    spec = ipset.spec
+    if not spec.port_name:
+        return item.nets
+    return [
+        f"{net[: net.rindex('/')]},{port.protocol}:{port.port}"
+        for port in item.ports
+        if port.name == spec.port_name and (port.protocol == spec.port_protocol or spec.port_protocol == "any")
+        for net in item.nets
+    ]

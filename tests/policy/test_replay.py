@@ -1,0 +1,34 @@
+"""The original's own answers: every recorded universe and edge case of both versions, without a single difference."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.policy.replay import file_differences, main
+
+RECORDINGS = {
+    "felix-3.24.5.json.gz": 4041,
+    "edge-3.24.5.json.gz": 202,
+    "felix-3.5.2.json.gz": 2068,
+    "edge-3.5.2.json.gz": 172,
+    "selectors.json": 630,
+    "selectors-3.5.2.json": 630,
+}
+"""File -> steps."""
+
+
+@pytest.mark.parametrize("name", RECORDINGS)
+def test_equals_the_original(vectors: Path, name: str) -> None:
+    steps = 0
+    for step, found in file_differences(vectors / name):
+        steps += 1
+        assert not found, f"{step}: {found[0]}"
+    assert steps == RECORDINGS[name]
+
+
+def test_finds_a_difference(vectors: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A recording with one wrong character must not pass."""
+    forged = tmp_path / "selectors.json"
+    forged.write_text((vectors / "selectors.json").read_text().replace('"canonical": "', '"canonical": "!', 1))
+    assert main([str(forged)]) == 1
+    assert capsys.readouterr().out.endswith("replay: 1 of 630 steps differ\n")
