@@ -5,11 +5,14 @@ One task does both, so that links and addresses change in the order in which the
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol, assert_never
 
 from compose.lab.cloud.core.account import Account
+from compose.lab.cloud.core.faults import DEVICE, FaultPlan
 from compose.lab.cloud.core.model import (
     AddNode,
+    Appear,
     Assign,
     DefineGroup,
     Effect,
@@ -103,10 +106,15 @@ class NullFabric:
 class World:
     """Runs beside the HTTP faces; `settle` waits until everything decided so far is done."""
 
-    def __init__(self, account: Account, fabric: Fabric, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, account: Account, fabric: Fabric, clock: Callable[[], float], faults: FaultPlan | None = None
+    ) -> None:
         self._account = account
         self._fabric = fabric
         self._clock = clock
+        self._faults = faults or FaultPlan()
+        self._absent: set[str] = set()
+        """Interfaces that the account believes to be plugged in; their devices are late, or never come."""
         self._wake = asyncio.Event()
         self._waiters: list[asyncio.Future[None]] = []
         self.failures: list[str] = []
@@ -157,24 +165,57 @@ class World:
                 await self._fabric.add_node(node)
             case RemoveNode(node):
                 await self._fabric.remove_node(node)
-            case Plug(eni, mac, vswitch, node, addresses, primary, groups):
-                await self._fabric.guard(eni, groups)
-                await self._fabric.plug(eni, mac=mac, vswitch=vswitch, node=node, addresses=addresses, primary=primary)
+            case Plug(eni):
+                if effect.primary or not self._held_back(effect):
+                    await self._plug(effect)
                 self._account.plugged(eni, self._clock())
+            case Appear(eni, node):
+                plug = self._account.plug_of(eni)
+                if eni in self._absent and plug is not None and plug.node == node:
+                    self._absent.discard(eni)
+                    await self._plug(plug)
             case Unplug(eni):
-                await self._fabric.unplug(eni)
+                if eni not in self._absent:
+                    await self._fabric.unplug(eni)
+                self._absent.discard(eni)
                 self._account.unplugged(eni, self._clock())
             case Assign(eni, addresses):
-                await self._fabric.assign(eni, addresses)
+                if eni not in self._absent:
+                    await self._fabric.assign(eni, addresses)
             case Unassign(eni, addresses):
-                await self._fabric.unassign(eni, addresses)
+                if eni not in self._absent:
+                    await self._fabric.unassign(eni, addresses)
             case DefineGroup(group):
                 await self._fabric.define_group(group)
             case ForgetGroup(name):
                 await self._fabric.forget_group(name)
             case Guard(eni, groups):
-                await self._fabric.guard(eni, groups)
+                if eni not in self._absent:
+                    await self._fabric.guard(eni, groups)
             case Route(destination, to):
                 await self._fabric.route(destination, to)
             case _:
                 assert_never(effect)
+
+    async def _plug(self, plug: Plug) -> None:
+        await self._fabric.guard(plug.eni, plug.groups)
+        await self._fabric.plug(
+            plug.eni,
+            mac=plug.mac,
+            vswitch=plug.vswitch,
+            node=plug.node,
+            addresses=plug.addresses,
+            primary=plug.primary,
+        )
+
+    def _held_back(self, plug: Plug) -> bool:
+        """A fault keeps the device away, for a while or for ever."""
+        eni = self._account.enis.get(plug.eni)
+        nodes = (plug.node, eni.instance or "") if eni else (plug.node,)
+        if (fault := self._faults.take(DEVICE, nodes)) is None:
+            return False
+        self._absent.add(plug.eni)
+        if fault.kind == "late":
+            late, appear = (fault.delay_s, fault.delay_s), Appear(plug.eni, plug.node)
+            self._account.calendar.after(late, self._clock(), partial(self._account.emit, appear))
+        return True

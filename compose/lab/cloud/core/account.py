@@ -161,6 +161,10 @@ class Account:
         self._counter += 1
         return f"{prefix}lab{self._counter:08x}"
 
+    def skip_ids_of(self, double: "Account") -> None:
+        """Never give what a copy of this account has given meanwhile."""
+        self._counter = max(self._counter, double._counter)
+
     # ---- instances
 
     def run_instance(self, name: str, *, vswitch: str, instance_type: str, now: float) -> Instance:
@@ -210,11 +214,17 @@ class Account:
             eni.type, eni.trunk, eni.vlan = EniType.SECONDARY, None, 0
 
     def _plug(self, eni: Eni) -> None:
-        assert eni.instance is not None
-        node = self.instances[eni.instance].name
-        primary = eni.type is EniType.PRIMARY
-        plug = Plug(eni.id, eni.mac, eni.vswitch, node, eni.everything, primary, tuple(eni.security_groups))
+        plug = self.plug_of(eni.id)
+        assert plug is not None
         self._effects.append(plug)
+
+    def plug_of(self, eni_id: str) -> Plug | None:
+        """What the world must do to put it into its machine; None: it has none, or is gone."""
+        eni = self.enis.get(eni_id)
+        if eni is None or eni.instance is None:
+            return None
+        node, primary = self.instances[eni.instance].name, eni.type is EniType.PRIMARY
+        return Plug(eni.id, eni.mac, eni.vswitch, node, eni.everything, primary, tuple(eni.security_groups))
 
     # ---- network interfaces
 

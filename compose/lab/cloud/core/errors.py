@@ -30,6 +30,11 @@ def exclusive(one: str, other: str) -> CloudError:
     return CloudError("InvalidParameter.Conflict", f'The parameters "{one}" and "{other}" can not be given together.')
 
 
+def at_least_one(one: str, other: str) -> CloudError:
+    """Two parameters of which one must be given."""
+    return CloudError("MissingParameter", f'One of the parameters "{one}" and "{other}" must be supplied.')
+
+
 def eni_not_found(eni: str) -> CloudError:
     """No such network interface."""
     return CloudError("InvalidEniId.NotFound", f"The specified network interface {eni} does not exist.", 404)

@@ -66,6 +66,7 @@ def _facts(account: Account, instance: Instance) -> dict[str, str]:
 def _interfaces(account: Account, instance: Instance, rest: list[str]) -> str | None:
     # The primary interface is there from the instance's birth; others when the service has caught up.
     known = [e for e in account.enis_of(instance.id) if e.served is not None or e.type is EniType.PRIMARY]
+    known = [e for e in known if e.type is not EniType.MEMBER]
     match rest:
         case []:
             return "\n".join(f"{e.mac}/" for e in known)
@@ -93,6 +94,12 @@ def _interface(account: Account, eni: Eni) -> dict[str, str]:
         "vpc-id": account.layout.vpc,
         "vpc-cidr-block": account.layout.vpc_cidr,
     }
+    prefixes = list(eni.served.ipv4_prefixes) if eni.served else eni.ipv4_prefixes
+    prefixes6 = list(eni.served.ipv6_prefixes) if eni.served else eni.ipv6_prefixes
+    if prefixes:
+        facts["ipv4-prefixes"] = msgspec.json.encode(prefixes).decode()
+    if prefixes6:
+        facts["ipv6-prefixes"] = msgspec.json.encode(prefixes6).decode()
     if vswitch.ipv6_cidr:
         facts["vswitch-ipv6-cidr-block"] = vswitch.ipv6_cidr
     if ipv6:

@@ -280,6 +280,13 @@ class Plug(msgspec.Struct, frozen=True):
     groups: tuple[str, ...] = ()
 
 
+class Appear(msgspec.Struct, frozen=True):
+    """The device of a network interface that a fault has held back appears in the machine, if it still should."""
+
+    eni: str
+    node: str
+
+
 class Unplug(msgspec.Struct, frozen=True):
     """The network interface vanishes from the machine; answer with `Account.unplugged`."""
 
@@ -326,4 +333,4 @@ class Route(msgspec.Struct, frozen=True):
     eni: str | None
 
 
-Effect = AddNode | RemoveNode | Plug | Unplug | Assign | Unassign | Guard | DefineGroup | ForgetGroup | Route
+Effect = AddNode | RemoveNode | Plug | Appear | Unplug | Assign | Unassign | Guard | DefineGroup | ForgetGroup | Route

@@ -1,11 +1,12 @@
 """How the API prints what the account holds; field names and types are those of the official SDK's models."""
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
 from compose.lab.cloud.core.account import Account
 from compose.lab.cloud.core.catalogue import InstanceType
-from compose.lab.cloud.core.model import Eni, Instance, VSwitch
+from compose.lab.cloud.core.model import Direction, Eni, Instance, RouteEntry, Rule, SecurityGroup, VSwitch
 
 
 def stamp(at: float) -> str:
@@ -33,8 +34,8 @@ def eni(account: Account, one: Eni) -> dict[str, Any]:
             ]
         },
         "Ipv6Sets": {"Ipv6Set": [{"Ipv6Address": address} for address in one.ipv6]},
-        "Ipv4PrefixSets": {"Ipv4PrefixSet": []},
-        "Ipv6PrefixSets": {"Ipv6PrefixSet": []},
+        "Ipv4PrefixSets": {"Ipv4PrefixSet": [{"Ipv4Prefix": prefix} for prefix in one.ipv4_prefixes]},
+        "Ipv6PrefixSets": {"Ipv6PrefixSet": [{"Ipv6Prefix": prefix} for prefix in one.ipv6_prefixes]},
         "SecurityGroupIds": {"SecurityGroupId": one.security_groups},
         "Tags": {"Tag": [{"TagKey": t.key, "TagValue": t.value} for t in one.tags]},
         "ResourceGroupId": one.resource_group,
@@ -48,7 +49,9 @@ def eni(account: Account, one: Eni) -> dict[str, Any]:
     }
     if one.instance is not None:
         entry["InstanceId"] = one.instance
-        entry["Attachment"] = {"InstanceId": one.instance, "DeviceIndex": 0, "NetworkCardIndex": 0}
+        entry["Attachment"] = {"InstanceId": one.instance, "DeviceIndex": one.vlan, "NetworkCardIndex": 0}
+        if one.trunk is not None:
+            entry["Attachment"]["TrunkNetworkInterfaceId"] = one.trunk
     return entry
 
 
@@ -135,8 +138,118 @@ def vswitch(account: Account, one: VSwitch) -> dict[str, Any]:
         "ZoneId": one.zone,
         "CidrBlock": one.cidr,
         "Ipv6CidrBlock": one.ipv6_cidr,
+        "EnabledIpv6": bool(one.ipv6_cidr),
+        "Description": "",
+        "CreationTime": stamp(0),
+        "ResourceGroupId": account.layout.resource_groups[0],
+        "RouteTable": {"RouteTableId": account.layout.route_table, "RouteTableType": "System"},
         "AvailableIpAddressCount": account.free_addresses(one.id),
         "Status": "Available",
         "IsDefault": False,
+        "Tags": {"Tag": []},
+    }
+
+
+def security_group(account: Account, one: SecurityGroup, *, counted: bool) -> dict[str, Any]:
+    """`SecurityGroup` of DescribeSecurityGroups; counting who is in it is for those who ask."""
+    entry: dict[str, Any] = {
+        "SecurityGroupId": one.id,
+        "SecurityGroupName": one.name,
+        "SecurityGroupType": one.kind,
+        "Description": one.description,
+        "VpcId": account.layout.vpc,
+        "CreationTime": stamp(one.created_at),
+        "ResourceGroupId": one.resource_group or account.layout.resource_groups[0],
+        "RuleCount": len(one.rules),
+        "GroupToGroupRuleCount": sum(bool(rule.peer_group) for rule in one.rules),
+        "ServiceManaged": False,
+        "ServiceID": 0,
+        "Tags": {"Tag": [{"TagKey": t.key, "TagValue": t.value} for t in one.tags]},
+    }
+    if counted:
+        instances = {account.enis[eni].instance for eni in account.members[one.id]} - {None}
+        most = account.quotas.enis_per_group
+        entry["EcsCount"] = len(instances)
+        entry["AvailableInstanceAmount"] = 2000 - len(instances) if most is None else most - len(instances)
+    return entry
+
+
+def security_group_attribute(account: Account, one: SecurityGroup, rules: Iterable[Rule]) -> dict[str, Any]:
+    """The answer of DescribeSecurityGroupAttribute with these rules."""
+    return {
+        "SecurityGroupId": one.id,
+        "SecurityGroupName": one.name,
+        "Description": one.description,
+        "VpcId": account.layout.vpc,
+        "RegionId": account.layout.region,
+        "InnerAccessPolicy": "Accept" if one.kind == "normal" else "Drop",
+        "Permissions": {"Permission": [_rule(account, rule) for rule in rules]},
+    }
+
+
+def _rule(account: Account, one: Rule) -> dict[str, Any]:
+    """All fields are there, those without a meaning empty, as the API has it."""
+    inbound = one.direction is Direction.INGRESS
+    peer, own = ("Source", "Dest") if inbound else ("Dest", "Source")
+    own_is_ipv6 = ":" in one.own_cidr
+    named = account.security_groups.get(one.peer_group)
+    return {
+        "SecurityGroupRuleId": one.id,
+        "Direction": one.direction,
+        "IpProtocol": one.protocol,
+        "PortRange": one.ports,
+        "SourcePortRange": one.source_ports,
+        f"{peer}CidrIp": one.peer_cidr,
+        f"Ipv6{peer}CidrIp": one.peer_cidr6,
+        f"{own}CidrIp": "" if own_is_ipv6 else one.own_cidr,
+        f"Ipv6{own}CidrIp": one.own_cidr if own_is_ipv6 else "",
+        f"{peer}GroupId": one.peer_group,
+        f"{peer}GroupName": named.name if named else "",
+        f"{own}GroupId": "",
+        f"{own}GroupName": "",
+        "Policy": "Accept" if one.accept else "Drop",
+        "Priority": str(one.priority),
+        "NicType": "intranet",
+        "Description": one.description,
+        "CreateTime": stamp(one.created_at),
+    }
+
+
+def route_entry(account: Account, one: RouteEntry, kind: str) -> dict[str, Any]:
+    """`RouteEntry` of DescribeRouteEntryList; `kind` is System or Custom."""
+    hop: dict[str, Any] = {"NextHopType": one.next_hop_type, "NextHopId": one.next_hop, "Enabled": 1, "Weight": 0}
+    if one.next_hop:
+        hop["NextHopRegionId"] = account.layout.region
+    return {
+        "RouteEntryId": one.id,
+        "RouteTableId": one.table,
+        "DestinationCidrBlock": one.destination,
+        "IpVersion": "ipv6" if ":" in one.destination else "ipv4",
+        "Type": kind,
+        "Status": one.status,
+        "RouteEntryName": one.name,
+        "Description": one.description,
+        "GmtModified": stamp(one.created_at),
+        "NextHops": {"NextHop": [hop]},
+    }
+
+
+def route_table(account: Account) -> dict[str, Any]:
+    """`RouterTableListType` of DescribeRouteTableList."""
+    layout = account.layout
+    return {
+        "RouteTableId": layout.route_table,
+        "RouteTableName": layout.route_table,
+        "RouteTableType": "System",
+        "RouterId": layout.router,
+        "RouterType": "VRouter",
+        "VpcId": layout.vpc,
+        "VSwitchIds": {"VSwitchId": list(account.vswitches)},
+        "AssociateType": "VSwitch",
+        "Status": "Available",
+        "Description": "",
+        "CreationTime": stamp(0),
+        "ResourceGroupId": layout.resource_groups[0],
+        "RoutePropagationEnable": False,
         "Tags": {"Tag": []},
     }

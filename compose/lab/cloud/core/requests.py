@@ -11,6 +11,8 @@ from msgspec import Meta
 Count = Annotated[int, Meta(ge=1)]
 PerCall = Annotated[int, Meta(ge=1, le=10)]
 """Addresses that one Assign call may ask for (terway.md §6.12)."""
+Some = Annotated[list[str], Meta(max_length=10)]
+"""Addresses or prefixes that one call may name."""
 Ids = Annotated[list[str], Meta(max_length=100)]
 
 
@@ -30,15 +32,18 @@ class CreateNetworkInterface(Request, frozen=True):
 
     VSwitchId: str
     SecurityGroupId: str | None = None
-    SecurityGroupIds: list[str] = []
+    SecurityGroupIds: Annotated[list[str], Meta(max_length=16)] = []
     InstanceType: str = "Secondary"
     NetworkInterfaceTrafficMode: str = "Standard"
     PrimaryIpAddress: str | None = None
-    PrivateIpAddress: list[str] = []
+    PrivateIpAddress: Annotated[list[str], Meta(max_length=49)] = []
     SecondaryPrivateIpAddressCount: Annotated[int, Meta(ge=1, le=49)] | None = None
     Ipv6AddressCount: PerCall | None = None
+    Ipv6Address: Some = []
     Ipv4PrefixCount: PerCall | None = None
+    Ipv4Prefix: Some = []
     Ipv6PrefixCount: PerCall | None = None
+    Ipv6Prefix: Some = []
     NetworkInterfaceName: Annotated[str, Meta(max_length=128)] = ""
     Description: Annotated[str, Meta(max_length=256)] = ""
     Tag: Annotated[list[TagPair], Meta(max_length=20)] = []
@@ -122,8 +127,9 @@ class AssignPrivateIpAddresses(Request, frozen=True):
 
     NetworkInterfaceId: str
     SecondaryPrivateIpAddressCount: PerCall | None = None
-    PrivateIpAddress: Annotated[list[str], Meta(max_length=10)] = []
+    PrivateIpAddress: Some = []
     Ipv4PrefixCount: PerCall | None = None
+    Ipv4Prefix: Some = []
     ClientToken: str | None = None
 
 
@@ -132,7 +138,7 @@ class UnassignPrivateIpAddresses(Request, frozen=True):
 
     NetworkInterfaceId: str
     PrivateIpAddress: Annotated[list[str], Meta(max_length=49)] = []
-    Ipv4Prefix: list[str] = []
+    Ipv4Prefix: Some = []
     ClientToken: str | None = None
 
 
@@ -141,8 +147,9 @@ class AssignIpv6Addresses(Request, frozen=True):
 
     NetworkInterfaceId: str
     Ipv6AddressCount: PerCall | None = None
-    Ipv6Address: Annotated[list[str], Meta(max_length=10)] = []
+    Ipv6Address: Some = []
     Ipv6PrefixCount: PerCall | None = None
+    Ipv6Prefix: Some = []
     ClientToken: str | None = None
 
 
@@ -151,7 +158,7 @@ class UnassignIpv6Addresses(Request, frozen=True):
 
     NetworkInterfaceId: str
     Ipv6Address: Annotated[list[str], Meta(max_length=49)] = []
-    Ipv6Prefix: list[str] = []
+    Ipv6Prefix: Some = []
     ClientToken: str | None = None
 
 
@@ -173,6 +180,9 @@ class DescribeInstances(Request, frozen=True):
     VSwitchId: str | None = None
     ZoneId: str | None = None
     InstanceName: str | None = None
+    InstanceType: str | None = None
+    Status: str | None = None
+    SecurityGroupId: str | None = None
     PageNumber: Count | None = None
     PageSize: Annotated[int, Meta(ge=1, le=100)] | None = None
     NextToken: str | None = None
@@ -191,5 +201,11 @@ class DescribeVSwitches(Request, frozen=True):
     VSwitchId: str | None = None
     VpcId: str | None = None
     ZoneId: str | None = None
+    VSwitchName: str | None = None
+    RouteTableId: str | None = None
+    ResourceGroupId: str | None = None
+    EnableIpv6: bool | None = None
+    IsDefault: bool | None = None
+    Tag: Annotated[list[TagPair], Meta(max_length=20)] = []
     PageNumber: Count | None = None
     PageSize: Annotated[int, Meta(ge=1, le=50)] | None = None

@@ -1,7 +1,6 @@
 """Who calls: the RPC style signature (HMAC-SHA1), its timestamp and nonce, and STS tokens.
 
-The API's other scheme, ACS3-HMAC-SHA256, signs headers instead of parameters: it is a second `verify` beside
-this one, with the same keys and nonces.
+The API's other scheme is in `signature_v3.py`; it has the same keys, clock and nonces.
 """
 
 import base64
@@ -57,6 +56,11 @@ class Nonces:
         self._order.append((now, (key, nonce)))
         return True
 
+    def check(self, key: str, nonce: str, now: float) -> None:
+        """Remember it. Raises when it was used before."""
+        if not self.use(key, nonce, now):
+            raise CloudError("SignatureNonceUsed", "Specified signature nonce was used already.")
+
 
 def verify(
     method: str, parameters: Mapping[str, str], *, keys: Mapping[str, AccessKey], nonces: Nonces, now: float
@@ -67,35 +71,42 @@ def verify(
             raise missing(name)
     if parameters["SignatureMethod"] != "HMAC-SHA1" or parameters["SignatureVersion"] != "1.0":
         raise CloudError("InvalidParameter.SignatureMethod", "Only HMAC-SHA1, version 1.0, is supported.")
-    key = keys.get(parameters["AccessKeyId"])
-    if key is None:
-        raise CloudError("InvalidAccessKeyId.NotFound", "Specified access key is not found.", 404)
-    _check_token(key, parameters.get("SecurityToken"), now)
-    _check_time(parameters["Timestamp"], now)
+    key = known_key(keys, parameters["AccessKeyId"], parameters.get("SecurityToken"), now)
+    check_time(parameters["Timestamp"], now)
     text = string_to_sign(method, parameters)
     if not hmac.compare_digest(sign(key.secret, text), parameters["Signature"]):
-        # The official client compares what follows the first colon with its own string (stack.md).
-        raise CloudError(
-            "SignatureDoesNotMatch",
-            f"Specified signature is not matched with our calculation. server string to sign is:{text}",
-        )
-    if not nonces.use(key.id, parameters["SignatureNonce"], now):
-        raise CloudError("SignatureNonceUsed", "Specified signature nonce was used already.")
+        raise mismatch(text)
+    nonces.check(key.id, parameters["SignatureNonce"], now)
     return key
 
 
-def _check_token(key: AccessKey, token: str | None, now: float) -> None:
-    if key.token is None:
-        return
-    if not token:
+def mismatch(text: str) -> CloudError:
+    """Signed by somebody else, or something else. `text` is what should have been signed."""
+    # The official client compares what follows the first colon with its own string (stack.md).
+    return CloudError(
+        "SignatureDoesNotMatch",
+        f"Specified signature is not matched with our calculation. server string to sign is:{text}",
+    )
+
+
+def known_key(keys: Mapping[str, AccessKey], key_id: str, token: str | None, now: float) -> AccessKey:
+    """The key of this id, if it may be used now and with this STS token. Raises what the cloud answers when not."""
+    key = keys.get(key_id)
+    if key is None:
+        raise CloudError("InvalidAccessKeyId.NotFound", "Specified access key is not found.", 404)
+    if not key.active:
+        raise CloudError("InvalidAccessKeyId.Inactive", "Specified access key is disabled.")
+    if key.token is not None and not token:
         raise CloudError("MissingSecurityToken", "SecurityToken is mandatory for this action.")
-    if token != key.token:
+    if token and token != key.token:
         raise CloudError("InvalidSecurityToken.MismatchWithAccessKey", "Specified SecurityToken mismatch AccessKey.")
     if key.expires_at is not None and now >= key.expires_at:
         raise CloudError("InvalidSecurityToken.Expired", "Specified SecurityToken is expired.")
+    return key
 
 
-def _check_time(text: str, now: float) -> None:
+def check_time(text: str, now: float) -> None:
+    """Is the caller's clock near ours? Raises."""
     try:
         stamp = datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC).timestamp()
     except ValueError as e:

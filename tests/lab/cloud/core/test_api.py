@@ -310,7 +310,7 @@ def test_faults_are_taken_in_order_and_run_out() -> None:
     plan = FaultPlan()
     plan.add(Fault("AttachNetworkInterface", code="Throttling", times=2))
     plan.add(Fault("*", code="Other", times=1))
-    assert plan.take("DescribeInstances") == Fault("*", code="Other", times=1)
+    assert plan.take("DescribeInstances") == Fault("*", code="Other", times=1, id="f2")
     taken = [plan.take("AttachNetworkInterface") for _ in range(3)]
     assert [f.code if f else None for f in taken] == ["Throttling", "Throttling", None]
     assert plan.list() == []
