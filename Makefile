@@ -1,7 +1,7 @@
 # `make demo` and `make test` do everything on a fresh Debian 12 machine, as root.
 PYTHON := .venv/bin/python
 
-.PHONY: demo test setup lint unit system bench clean
+.PHONY: demo test setup lint unit system bench replay clean
 
 demo: setup          ## the main job, end to end, on the lab
 	$(PYTHON) -m compose.demo
@@ -27,6 +27,9 @@ system:              ## network namespaces, labs, and kill -9 at every crash poi
 
 bench: setup         ## ratios measured side by side; writes build/bench.json
 	$(PYTHON) -m tests.bench.cni_bench
+
+replay:              ## FILES="…": recorded universes and selectors through the policy calculation
+	$(PYTHON) -m tests.policy.replay $(FILES)
 
 clean:
 	rm -rf build .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
