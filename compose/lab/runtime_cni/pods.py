@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from compose.lab.runtime_cni.capabilities import capabilities
 from compose.lab.runtime_cni.conflist import load, parse
 from compose.lab.runtime_cni.invoke import Container
 from compose.lab.runtime_cni.runtime import Runtime
@@ -46,8 +47,7 @@ class BarePods:
         self._store(sandbox)  # first, so that whatever happens from here on can be removed
         await _ip("netns", "add", name)
         await self._loopback.add(_container(sandbox, ifname="lo"))
-        capabilities = {"io.kubernetes.cri.pod-annotations": dict(annotations)}
-        result = await self.network.add(_container(sandbox), capabilities=capabilities)
+        result = await self.network.add(_container(sandbox), capabilities=capabilities(annotations))
         addresses = [str(ip["address"]).partition("/")[0] for ip in result.get("ips", [])]
         sandbox = msgspec.structs.replace(sandbox, ready=True, addresses=addresses)
         self._store(sandbox)
