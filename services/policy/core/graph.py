@@ -34,9 +34,12 @@ from services.policy.core.validate import check
 
 
 class Graph:
-    """One host's calculation. `update` is cheap and says nothing; `flush` says what changed since the last."""
+    """One host's calculation. `update` is cheap and says nothing; `flush` says what changed since the last.
 
-    def __init__(self, host: str, compat: Compat = FELIX_3_24_5) -> None:
+    Without a host every endpoint counts as local: so a whole cluster is judged at once.
+    """
+
+    def __init__(self, host: str | None, compat: Compat = FELIX_3_24_5) -> None:
         self.host = host
         self.compat = compat
         self.invalid: dict[v1.Key, Invalid] = {}
@@ -81,11 +84,11 @@ class Graph:
     def _pass_on(self, key: v1.Key, value: v1.Value | None) -> None:
         match key, value:
             case v1.WorkloadKey(), v1.WorkloadEndpoint() | None:
-                if key.host == self.host:
+                if self.host is None or key.host == self.host:
                     self._active.on_endpoint(key, value)
                 self._members.on_workload(key, value)
             case v1.HostEndpointKey(), v1.HostEndpoint() | None:
-                if key.host == self.host:
+                if self.host is None or key.host == self.host:
                     self._active.on_endpoint(key, value)
                 self._members.on_host_endpoint(key, value)
             case v1.PolicyKey(), v1.Policy() | None:
