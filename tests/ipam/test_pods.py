@@ -11,6 +11,7 @@ import pytest
 from compose.lab.kubeapi import KubeApi
 from services.ipam.adapters.pods import Pods
 from services.ipam.core.garbage import PodFacts
+from services.ipam.core.stickiness import STATEFUL_KINDS
 from shared.config import NodeConfig
 from shared.contracts.ipam import Bandwidth
 from shared.errors import NotFound, Unavailable
@@ -35,7 +36,8 @@ class Cluster:
         self.server = server
 
     async def add(self, name: str, *, node: str = "node1", **metadata: object) -> str:
-        body = {"metadata": {"name": name, **metadata}, "spec": {"nodeName": node, "containers": []}}
+        spec = {"nodeName": node, "containers": [{"name": "main", "image": "tools:1"}]}
+        body = {"metadata": {"name": name, **metadata}, "spec": spec}
         return (await self.client.create(PODS, Pod, body, namespace="default")).metadata.uid
 
     async def remove(self, name: str) -> None:
@@ -115,12 +117,49 @@ async def test_without_an_api_server_annotations_that_were_handed_over_suffice(s
 
 async def test_static_pods_have_two_uids(cluster: Cluster) -> None:
     uid = await cluster.add("static", annotations={"kubernetes.io/config.mirror": "hash", **LIMITED})
-    pods = Pods(cluster.client, "node1")
+    pods = Pods(cluster.client, "node1", STATEFUL_KINDS)
     static = PodKey("default", "static")
     assert await pods.ask(static) == PodFacts(frozenset({uid, "hash"}))
     assert (await pods.annotations(static, "hash")).items() >= LIMITED.items()
     assert await pods.ask(PodKey("default", "nobody")) is None
     assert pods.facts() is None, "nothing is known before the first list"
+
+
+async def test_the_address_of_a_stateful_pod_waits_for_it(start: Start, enis_socket: Path, cluster: Cluster) -> None:
+    def owned_by(kind: str) -> list[dict[str, object]]:
+        return [{"apiVersion": "apps/v1", "kind": kind, "name": "db", "uid": "u-owner", "controller": True}]
+
+    await cluster.add("db-0", ownerReferences=owned_by("StatefulSet"))
+    await cluster.add("game-0", ownerReferences=owned_by("GameServer"))
+    await cluster.add("web", ownerReferences=owned_by("ReplicaSet"))
+    conf = {"custom_stateful_workload_kinds": ["gameserver"]}
+    async with (
+        ScriptedEniManager(enis_socket, one_eni(9)),
+        start(kube=cluster.server, conf=conf, cooldown_s=60.0) as ipam,
+    ):
+        await ipam.until("/state", lambda _, state: state["pods"]["synced"])
+        had = {name: (await ipam.add(f"old-{name}", pod=name)).ipv4 for name in ("db-0", "game-0", "web")}
+        for name in had:
+            await ipam.delete(f"old-{name}")
+        has = {name: (await ipam.add(f"new-{name}", pod=name)).ipv4 for name in had}
+        assert (has["db-0"], has["game-0"]) == (had["db-0"], had["game-0"])
+        assert has["web"] != had["web"]
+
+
+async def test_a_pod_that_the_watch_shows_only_after_its_add_is_sticky_all_the_same(
+    start: Start, enis_socket: Path, cluster: Cluster
+) -> None:
+    owner = [{"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "db", "uid": "u-owner", "controller": True}]
+    async with ScriptedEniManager(enis_socket, one_eni(9)), start(kube=cluster.server, cooldown_s=60.0) as ipam:
+        had = await ipam.add("old", pod="db-0")
+        assert not had.sticky
+        await ipam.until("/state", lambda _, state: state["pods"]["synced"])
+        await cluster.add("db-0", ownerReferences=owner)
+        await ipam.until("/state", lambda _, state: state["pods"]["objects"] == 1)
+        await cluster.remove("db-0")
+        await ipam.until("/state", lambda _, state: state["pods"]["objects"] == 0)
+        await ipam.delete("old")
+        assert (await ipam.add("new", pod="db-0")).ipv4 == had.ipv4
 
 
 async def test_leases_of_pods_that_are_gone_end_after_two_looks_unless_something_is_connected(

@@ -13,14 +13,16 @@ from typing import Any
 
 import msgspec
 
-from compose.lab.kubeapi import crds, patches, rules, status
+from compose.lab.kubeapi import allocation, crds, patches, rules, status
 from compose.lab.kubeapi.kinds import Kind, Kinds
 from compose.lab.kubeapi.selectors import Matches, selects
 from compose.lab.kubeapi.store import Expired, Name, Store
+from compose.lab.kubeapi.validation import validate
 
 Json = dict[str, Any]
 
 NAMESPACES = ("", "namespaces")
+SERVICES = ("", "services")
 FIRST_NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
 SUFFIX_LETTERS = "bcdfghjklmnpqrstvwxz2456789"
 """Kubernetes' alphabet for generated names: nothing that spells a word."""
@@ -66,6 +68,12 @@ class Api:
         for name in FIRST_NAMESPACES:
             self.create(self.kinds.built_in("", "namespaces"), "", {"metadata": {"name": name}})
 
+    def trial(self) -> "Api":
+        """A copy of the cluster for a dry run: whatever is done to it, nobody sees."""
+        copied = copy.copy(self)
+        copied.store, copied.kinds = self.store.trial(), Kinds(self.kinds)
+        return copied
+
     # ---- reading
 
     def get(self, kind: Kind, name: Name) -> Json:
@@ -110,17 +118,19 @@ class Api:
 
     # ---- writing
 
-    def create(self, kind: Kind, namespace: str, body: Any) -> Json:
-        """POST."""
+    def create(self, kind: Kind, namespace: str, body: Any, *, strict: bool = False) -> Json:
+        """POST. `strict`: refuse fields that the kind does not have."""
         suffix = "".join(SUFFIX_LETTERS[int(self._chance() * len(SUFFIX_LETTERS))] for _ in range(5))
-        obj = rules.named(copy.deepcopy(body), kind, namespace, suffix=suffix)
-        rules.validate(obj, kind)
-        name = (obj["metadata"].get("namespace", ""), obj["metadata"]["name"])
+        obj = rules.named(body, kind, namespace, suffix=suffix, strict=strict)
         if kind.namespaced:
-            self._check_namespace(kind, name)
+            self._check_namespace(kind, (namespace, obj["metadata"].get("name", "")))
+        obj = rules.created(obj, kind, now=self._now(), uid=self._new_uid())
+        validate(kind, obj)
+        name = (obj["metadata"].get("namespace", ""), obj["metadata"]["name"])
         if self.store.get(kind.collection, name) is not None:
             raise status.already_exists(kind, name[1])
-        obj = rules.created(obj, kind, now=self._now(), uid=self._new_uid())
+        if kind.collection == SERVICES:
+            allocation.allocate(kind, obj, None, self.store.all(SERVICES).values())
         if kind.collection == crds.COLLECTION:
             served = crds.kinds_of(obj, kind)
             obj = crds.established(obj, now=self._now())
@@ -131,13 +141,17 @@ class Api:
             self.create(self.kinds.built_in("", "serviceaccounts"), name[1], account)
         return _in_version(made, kind)
 
-    def replace(self, kind: Kind, name: Name, body: Any, *, part: str = "") -> Json:
+    def replace(self, kind: Kind, name: Name, body: Any, *, part: str = "", strict: bool = False) -> Json:
         """PUT, on the object or on a part of it."""
         old = self._existing(kind, name)
-        return self._put(kind, name, old, rules.updated(_in_version(old, kind), body, kind, part=part))
+        return self._put(kind, name, old, rules.updated(_in_version(old, kind), body, kind, part=part, strict=strict))
 
-    def patch(self, kind: Kind, name: Name, content_type: str, patch: Any, *, part: str = "") -> Json:
-        """PATCH, in any of the three dialects."""
+    def patch(
+        self, kind: Kind, name: Name, content_type: str, patch: Any, *, part: str = "", strict: bool = False
+    ) -> Json:
+        """PATCH, in any of the dialects. An apply (server-side) makes the object when there is none."""
+        if content_type == APPLY and self.store.get(kind.collection, name) is None and not part:
+            return self.create(kind, name[0], _applied(patch, name[1]), strict=strict)
         old = self._existing(kind, name)
         current = _in_version(old, kind)
         match content_type:
@@ -149,9 +163,13 @@ class Api:
                 new = patches.json_patch(current, patch)
             case "application/strategic-merge-patch+json" if kind.collection not in crds.collections(self.kinds):
                 new = patches.strategic(current, patch)
+            case "application/apply-patch+yaml":
+                custom = kind.collection in crds.collections(self.kinds)
+                merge = patches.merge if custom else patches.strategic
+                new = merge(current, _applied(patch, name[1]))
             case _:
                 raise status.unsupported_media(ACCEPTED_PATCHES)
-        return self._put(kind, name, old, rules.updated(current, new, kind, part=part))
+        return self._put(kind, name, old, rules.updated(current, new, kind, part=part, strict=strict))
 
     def delete(self, kind: Kind, name: Name, options: DeleteOptions) -> Json:
         """DELETE: at once, or marked and left to whoever holds a finalizer or runs the pod."""
@@ -217,7 +235,12 @@ class Api:
             raise status.forbidden(kind, name[1], why)
 
     def _put(self, kind: Kind, name: Name, old: Json, new: Json) -> Json:
-        rules.validate(new, kind)
+        if kind.collection == SERVICES:
+            allocation.carry_over(new, old)
+        validate(kind, new, old)
+        if kind.collection == SERVICES:
+            others = (service for key, service in self.store.all(SERVICES).items() if key != name)
+            allocation.allocate(kind, new, old, others)
         if rules.unchanged(_in_version(old, kind), new):
             return new
         metadata = new["metadata"]
@@ -270,11 +293,23 @@ class Api:
             self.store.remove(NAMESPACES, ("", namespace))
 
 
+APPLY = "application/apply-patch+yaml"
 ACCEPTED_PATCHES = (
     "application/json-patch+json",
     "application/merge-patch+json",
     "application/strategic-merge-patch+json",
+    APPLY,
 )
+
+
+def _applied(patch: Any, name: str) -> Json:
+    """What an apply says, for the object that the URL names. Nobody owns fields here, so an apply only ever adds."""
+    if not isinstance(patch, dict) or not isinstance(patch.get("metadata") or {}, dict):
+        raise status.bad_request("an apply is an object")
+    metadata = patch.get("metadata") or {}
+    if not patch.get("apiVersion") or not patch.get("kind"):
+        raise status.bad_request("an apply names its apiVersion and kind")
+    return patch | {"metadata": {"name": name} | metadata}
 
 
 def _in_version(obj: Json, kind: Kind) -> Json:

@@ -21,7 +21,7 @@ import msgspec
 from aiohttp import web
 
 from compose.lab.kubeapi import discovery, status, tables
-from compose.lab.kubeapi.api import Api, DeleteOptions, ListOptions, version_of
+from compose.lab.kubeapi.api import APPLY, Api, DeleteOptions, ListOptions, version_of
 from compose.lab.kubeapi.faults import Faults
 from compose.lab.kubeapi.paths import Target, target_of
 from compose.lab.kubeapi.status import Refusal
@@ -91,29 +91,28 @@ class KubeApi:
         document = self._document(request.path)
         if document is not None:
             return document
-        if request.query.get("dryRun"):
-            raise status.bad_request("the lab's API server has no dry run, and will not do it in earnest instead")
-        target = target_of(request.path, self.api.kinds)
+        api = self._api_for(request)
+        target = target_of(request.path, api.kinds)
+        strict = request.query.get("fieldValidation") == "Strict"
         match request.method:
             case "GET" if _flag(request, "watch") and not target.subresource:
                 return await self._watch(request, target)
             case "GET" if target.name:
-                return _json(_shown(request, target)(self.api.get(target.kind, target.key)))
+                return _json(_shown(request, target)(api.get(target.kind, target.key)))
             case "GET":
-                return _json(_shown(request, target)(self.api.list(target.kind, _list_options(request, target))))
+                return _json(_shown(request, target)(api.list(target.kind, _list_options(request, target))))
             case "POST":
-                return self._post(target, await _body(request))
+                return _post(api, target, await _body(request), strict=strict)
             case "PUT" if target.name:
-                return _json(self.api.replace(target.kind, target.key, await _body(request), part=target.part))
-            case "PATCH" if target.name:
                 body = await _body(request)
-                patched = self.api.patch(target.kind, target.key, request.content_type, body, part=target.part)
-                return _json(patched)
+                return _json(api.replace(target.kind, target.key, body, part=target.part, strict=strict))
+            case "PATCH" if target.name:
+                return await _patch(request, api, target, strict=strict)
             case "DELETE" if target.name and not target.subresource:
-                return _json(self.api.delete(target.kind, target.key, await _delete_options(request)))
+                return _json(api.delete(target.kind, target.key, await _delete_options(request)))
             case "DELETE" if not target.name:
                 options = await _delete_options(request)
-                return _json(self.api.delete_collection(target.kind, _list_options(request, target), options))
+                return _json(api.delete_collection(target.kind, _list_options(request, target), options))
         raise status.method_not_allowed()
 
     def _document(self, path: str) -> web.Response | None:
@@ -144,18 +143,12 @@ class KubeApi:
                 return web.Response(status=404, text="404 page not found\n")
         return web.Response(status=404, text="404 page not found\n") if found is None else _json(found)
 
-    def _post(self, target: Target, body: Any) -> web.Response:
-        match target.subresource:
-            case "" if not target.name:
-                made = self.api.create(target.kind, target.namespace, body)
-            case "binding" if target.kind.collection == ("", "pods"):
-                made = self.api.bind(target.key, str(((body or {}).get("target") or {}).get("name", "")))
-            case "eviction" if target.kind.collection == ("", "pods"):
-                self.api.delete(target.kind, target.key, _options_in((body or {}).get("deleteOptions") or {}))
-                made = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}
-            case _:
-                raise status.method_not_allowed()
-        return _json(made, status_code=201)
+    def _api_for(self, request: web.Request) -> Api:
+        """The cluster, or a copy of it for a dry run."""
+        asked = request.query.getall("dryRun", [])
+        if asked not in ([], ["All"]):
+            raise status.bad_request(f'dryRun: Unsupported value: {asked}: supported values: "All"')
+        return self.api.trial() if asked else self.api
 
     # ---- watches
 
@@ -215,6 +208,30 @@ class KubeApi:
         self._wake()
 
 
+def _post(api: Api, target: Target, body: Any, *, strict: bool) -> web.Response:
+    match target.subresource:
+        case "" if not target.name:
+            made = api.create(target.kind, target.namespace, body, strict=strict)
+        case "binding" if target.kind.collection == ("", "pods"):
+            made = api.bind(target.key, str(((body or {}).get("target") or {}).get("name", "")))
+        case "eviction" if target.kind.collection == ("", "pods"):
+            api.delete(target.kind, target.key, _options_in((body or {}).get("deleteOptions") or {}))
+            made = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}
+        case _:
+            raise status.method_not_allowed()
+    return _json(made, status_code=201)
+
+
+async def _patch(request: web.Request, api: Api, target: Target, *, strict: bool) -> web.Response:
+    applies = request.content_type == APPLY
+    if applies and not request.query.get("fieldManager"):
+        raise status.no_field_manager()
+    body = await (_yaml(request) if applies else _body(request))
+    is_new = api.store.get(target.kind.collection, target.key) is None
+    patched = api.patch(target.kind, target.key, request.content_type, body, part=target.part, strict=strict)
+    return _json(patched, status_code=201 if is_new else 200)
+
+
 def _json(body: Any, *, status_code: int = 200, headers: dict[str, str] | None = None) -> web.Response:
     return web.Response(
         body=msgspec.json.encode(body), status=status_code, content_type="application/json", headers=headers
@@ -243,6 +260,19 @@ async def _body(request: web.Request) -> Any:
         raise status.bad_request(f"the object provided is unrecognized: {error}") from error
     except web.HTTPRequestEntityTooLarge as error:
         raise Refusal(413, "RequestEntityTooLarge", f"Request entity too large: limit is {MAX_BODY}") from error
+
+
+async def _yaml(request: web.Request) -> Any:
+    """An apply's body: most clients send JSON, which is YAML too."""
+    try:
+        return await _body(request)
+    except Refusal as not_json:
+        import yaml  # only those who apply by hand need it
+
+        try:
+            return yaml.safe_load(await request.read())
+        except yaml.YAMLError:
+            raise not_json from None
 
 
 def _number(request: web.Request, name: str) -> int:

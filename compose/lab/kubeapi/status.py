@@ -96,6 +96,14 @@ def _dotted(kind: Kind) -> str:
     return f".{kind.group}" if kind.group else ""
 
 
+def no_field_manager() -> Refusal:
+    """422 for an apply by nobody."""
+    cause = {"reason": "FieldValueRequired", "message": "Required value: is required for apply patch"}
+    message = f'PatchOptions.meta.k8s.io "" is invalid: fieldManager: {cause["message"]}'
+    about = {"group": "meta.k8s.io", "kind": "PatchOptions", "causes": [cause | {"field": "fieldManager"}]}
+    return Refusal(422, "Invalid", message, details=about)
+
+
 def bad_request(message: str) -> Refusal:
     """400."""
     return Refusal(400, "BadRequest", message)

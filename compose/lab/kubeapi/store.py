@@ -55,6 +55,12 @@ class Store:
         """The oldest version from which every change since is still known."""
         return self._oldest
 
+    def trial(self) -> "Store":
+        """A copy that begins with what there is, and tells nobody."""
+        copied = Store(first_version=self.version)
+        copied._objects = {collection: dict(objects) for collection, objects in self._objects.items()}
+        return copied
+
     def get(self, collection: Collection, name: Name) -> Json | None:
         """The object now."""
         return self._objects.get(collection, {}).get(name)

@@ -1,6 +1,7 @@
 """The verbs, as Kubernetes' API conventions describe them."""
 
 import base64
+import copy
 from itertools import count
 from typing import Any
 
@@ -15,6 +16,7 @@ DEFAULT = "default"
 MERGE = "application/merge-patch+json"
 STRATEGIC = "application/strategic-merge-patch+json"
 NOW = DeleteOptions(grace_s=0)
+CONTAINERS = [{"name": "main", "image": "tools:1"}]
 
 
 class Cluster:
@@ -33,6 +35,8 @@ class Cluster:
 
     def create(self, plural: str, name: str, *, namespace: str = "default", group: str = "", **fields: Any) -> Any:
         metadata = {"name": name, **fields.pop("metadata", {})}
+        if plural == "pods":
+            fields["spec"] = {"containers": CONTAINERS} | fields.get("spec", {})
         return self.api.create(self.kind(plural, group), namespace, {"metadata": metadata, **fields})
 
 
@@ -49,7 +53,7 @@ def refused(code: int, reason: str) -> Any:
 
 
 def test_a_created_object_has_what_the_server_gives(cluster: Cluster) -> None:
-    pod = cluster.create("pods", "a", spec={"containers": []}, status={"phase": "Running"}, apiVersion="v1", kind="Pod")
+    pod = cluster.create("pods", "a", status={"phase": "Running"}, apiVersion="v1", kind="Pod")
     assert pod["apiVersion"] == "v1" and pod["kind"] == "Pod"
     meta = pod["metadata"]
     assert (meta["namespace"], meta["creationTimestamp"], meta["generation"]) == (DEFAULT, cluster.now, 1)
@@ -61,13 +65,19 @@ def test_a_created_object_has_what_the_server_gives(cluster: Cluster) -> None:
 
 
 def test_the_body_that_was_sent_stays_as_it_was(cluster: Cluster) -> None:
-    body = {"metadata": {"name": "a"}, "spec": {"x": {}}}
-    cluster.api.create(cluster.kind("pods"), DEFAULT, body)
-    assert body == {"metadata": {"name": "a"}, "spec": {"x": {}}}
+    body = {"metadata": {"name": "a"}, "spec": {"containers": [{"name": "main", "image": "x", "ports": [{}]}]}}
+    sent = copy.deepcopy(body)
+    with refused(422, "Invalid"):
+        cluster.api.create(cluster.kind("pods"), DEFAULT, body)
+    assert body == sent
 
 
 def test_generated_names(cluster: Cluster) -> None:
-    made = cluster.api.create(cluster.kind("pods"), DEFAULT, {"metadata": {"generateName": "web-" + "x" * 80}})
+    made = cluster.api.create(
+        cluster.kind("pods"),
+        DEFAULT,
+        {"metadata": {"generateName": "web-" + "x" * 80}, "spec": {"containers": CONTAINERS}},
+    )
     assert made["metadata"]["name"] == ("web-" + "x" * 80)[:58] + "bbbbb"
 
 
@@ -80,7 +90,7 @@ def test_generated_names(cluster: Cluster) -> None:
         ({"metadata": {"name": "a/b"}}, 422, "Invalid"),
         ({"metadata": {"name": "a" * 254}}, 422, "Invalid"),
         ({"metadata": {"name": "a", "labels": {"x": "not valid"}}}, 422, "Invalid"),
-        ({"metadata": {"name": "a", "labels": {"x": 1}}}, 422, "Invalid"),
+        ({"metadata": {"name": "a", "labels": {"x": 1}}}, 400, "BadRequest"),
         ({"metadata": {"name": "a", "labels": {"/x": "1"}}}, 422, "Invalid"),
         ({"metadata": {"name": "a", "namespace": "other"}}, 400, "BadRequest"),
         ({"kind": "Node", "metadata": {"name": "a"}}, 400, "BadRequest"),
@@ -154,7 +164,7 @@ def test_a_stale_write_conflicts(cluster: Cluster) -> None:
 
 
 def test_what_a_writer_cannot_change(cluster: Cluster) -> None:
-    old = cluster.create("pods", "a", spec={"containers": []})
+    old = cluster.create("pods", "a")
     patch = {
         "metadata": {
             "uid": None,
@@ -170,19 +180,23 @@ def test_what_a_writer_cannot_change(cluster: Cluster) -> None:
 
 
 def test_status_is_written_by_itself(cluster: Cluster) -> None:
-    cluster.create("pods", "a", spec={"x": 1})
-    patch = {"spec": {"x": 2}, "status": {"phase": "Running", "podIP": "10.0.0.1"}, "metadata": {"labels": {"a": "b"}}}
+    cluster.create("pods", "a", spec={"priority": 1})
+    patch = {
+        "spec": {"priority": 2},
+        "status": {"phase": "Running", "podIP": "10.0.0.1"},
+        "metadata": {"labels": {"a": "b"}},
+    }
     pod = cluster.api.patch(cluster.kind("pods"), (DEFAULT, "a"), STRATEGIC, patch, part="status")
     assert pod["status"]["podIP"] == "10.0.0.1"
-    assert pod["spec"]["x"] == 1
+    assert pod["spec"]["priority"] == 1
     assert pod["metadata"]["generation"] == 1
 
 
 def test_generation_counts_changes_of_spec(cluster: Cluster) -> None:
     kind, name = cluster.kind("pods"), (DEFAULT, "a")
-    cluster.create("pods", "a", spec={"x": 1})
+    cluster.create("pods", "a", spec={"activeDeadlineSeconds": 100})
     assert cluster.api.patch(kind, name, MERGE, {"metadata": {"labels": {"a": "b"}}})["metadata"]["generation"] == 1
-    assert cluster.api.patch(kind, name, MERGE, {"spec": {"x": 2}})["metadata"]["generation"] == 2
+    assert cluster.api.patch(kind, name, MERGE, {"spec": {"activeDeadlineSeconds": 50}})["metadata"]["generation"] == 2
 
 
 def test_a_write_that_changes_nothing_takes_no_version(cluster: Cluster) -> None:

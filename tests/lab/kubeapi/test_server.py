@@ -34,7 +34,8 @@ async def http(kube: KubeApi) -> AsyncIterator[aiohttp.ClientSession]:
 
 
 def pod(name: str, **labels: str) -> dict[str, Any]:
-    return {"metadata": {"name": name, "labels": labels}, "spec": {"containers": []}}
+    spec = {"containers": [{"name": "main", "image": "tools:1"}]}
+    return {"metadata": {"name": name, "labels": labels}, "spec": spec}
 
 
 @asynccontextmanager
@@ -121,7 +122,7 @@ async def test_groups_and_custom_kinds_have_paths_of_their_own(http: aiohttp.Cli
         ("GET", "/api/v1/pods?labelSelector=%2C", 400),
         ("GET", "/api/v1/pods?watch=1&resourceVersion=x", 400),
         ("GET", "/api/v1/pods?watch=1&timeoutSeconds=soon", 400),
-        ("POST", f"{PODS}?dryRun=All", 400),
+        ("POST", f"{PODS}?dryRun=Some", 400),
         ("POST", f"{PODS}/a", 405),
         ("PUT", PODS, 405),
         ("PATCH", PODS, 405),
@@ -224,7 +225,7 @@ async def test_a_printer_gets_rows(http: aiohttp.ClientSession) -> None:
     async with http.get(PODS, params={"watch": "1"}, headers=headers) as response:
         event = json.loads(await response.content.readline())
     assert event["object"]["kind"] == "Table"
-    assert event["object"]["rows"][0]["cells"][:3] == ["a", "0/0", "Pending"]
+    assert event["object"]["rows"][0]["cells"][:3] == ["a", "0/1", "Pending"]
 
 
 async def test_a_version_that_was_forgotten_is_expired(kube: KubeApi, http: aiohttp.ClientSession) -> None:
@@ -333,12 +334,86 @@ async def test_kubectl_reads_and_writes(kube: KubeApi, tmp_path: Path) -> None:
         assert "configured" in await run("apply", "-f", str(manifest))
         assert "unchanged" in await run("apply", "-f", str(manifest))
         assert "STATUS" in await run("get", "namespaces")
-        assert (await run("get", "pods", "-o", "wide")).splitlines()[1].split()[:3] == ["a", "0/0", "Pending"]
+        assert (await run("get", "pods", "-o", "wide")).splitlines()[1].split()[:3] == ["a", "0/1", "Pending"]
         assert "labeled" in await run("label", "pod", "a", "tier=front")
         shown = json.loads(await run("get", "pods", "-l", "tier=front", "-o", "json"))
         assert [item["metadata"]["name"] for item in shown["items"]] == ["a"]
         assert "Name:             a" in await run("describe", "pod", "a")
         assert "deleted" in await run("delete", "pod", "a")
+
+
+# ---- dry runs, strictness, apply
+
+
+async def test_a_dry_run_answers_and_changes_nothing(kube: KubeApi, http: aiohttp.ClientSession) -> None:
+    await create(http, "a")
+    version, dry = kube.store.version, {"dryRun": "All"}
+    async with http.post(PODS, json=pod("b"), params=dry) as made:
+        assert made.status == 201
+    async with http.post(PODS, json=pod("a"), params=dry) as made:
+        assert made.status == 409
+    merge = {"Content-Type": "application/merge-patch+json"}
+    labels = json.dumps({"metadata": {"labels": {"x": "y"}}})
+    async with http.patch(f"{PODS}/a", data=labels, headers=merge, params=dry) as patched:
+        assert (await patched.json())["metadata"]["labels"] == {"x": "y"}
+    async with http.delete(f"{PODS}/a", params=dry) as deleted:
+        assert deleted.status == 200
+    assert kube.store.version == version
+    async with http.get(PODS) as listed:
+        assert [item["metadata"]["name"] for item in (await listed.json())["items"]] == ["a"]
+
+
+async def test_a_field_that_does_not_exist_is_refused_when_asked(http: aiohttp.ClientSession) -> None:
+    path = "/apis/networking.k8s.io/v1/namespaces/default/networkpolicies"
+    body = {"metadata": {"name": "a"}, "spec": {"podSelector": {}, "igress": []}}
+    async with http.post(path, json=body, params={"fieldValidation": "Strict"}) as made:
+        assert made.status == 400
+        assert 'strict decoding error: unknown field "spec.igress"' in (await made.json())["message"]
+    async with http.post(path, json=body) as made:
+        assert (await made.json())["spec"] == {"podSelector": {}, "policyTypes": ["Ingress"]}
+
+
+async def test_an_invalid_object_is_a_422_with_its_fields(http: aiohttp.ClientSession) -> None:
+    path = "/apis/networking.k8s.io/v1/namespaces/default/networkpolicies"
+    body = {"metadata": {"name": "a"}, "spec": {"ingress": [{"ports": [{"port": 90, "endPort": 80}]}]}}
+    async with http.post(path, json=body) as made:
+        assert made.status == 422
+        assert (await made.json())["details"] == {
+            "name": "a",
+            "group": "networking.k8s.io",
+            "kind": "NetworkPolicy",
+            "causes": [
+                {
+                    "reason": "FieldValueInvalid",
+                    "message": "Invalid value: 80: must be greater than or equal to `port`",
+                    "field": "spec.ingress[0].ports[0].endPort",
+                }
+            ],
+        }
+    body["spec"] = {}
+    async with http.post(path, json=body) as made:
+        assert made.status == 201
+    bad = json.dumps({"spec": {"policyTypes": ["x"]}})
+    merge = {"Content-Type": "application/merge-patch+json"}
+    async with http.patch(f"{path}/a", data=bad, headers=merge) as patched:
+        assert patched.status == 422, "and so it is at every later write"
+
+
+async def test_apply_makes_and_changes(http: aiohttp.ClientSession) -> None:
+    path = "/api/v1/namespaces/default/configmaps/c"
+    headers, by = {"Content-Type": "application/apply-patch+yaml"}, {"fieldManager": "tests"}
+    text = "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: c\ndata:\n  {}: '1'\n"
+    async with http.patch(path, data=text.format("a"), headers=headers) as refused:
+        assert refused.status == 422
+        assert "fieldManager: Required value" in (await refused.json())["message"]
+    async with http.patch(path, data=text.format("a"), headers=headers, params=by) as made:
+        assert made.status == 201
+    async with http.patch(path, data=text.format("b"), headers=headers, params=by) as applied:
+        assert applied.status == 200
+        assert (await applied.json())["data"] == {"a": "1", "b": "1"}
+    for bad in ("kind: ConfigMap", "- 1", "a: [", "{}"):
+        async with http.patch(path, data=bad, headers=headers, params=by) as refused:
+            assert refused.status == 400
 
 
 async def create(http: aiohttp.ClientSession, *names: str, **labels: str) -> None:

@@ -64,8 +64,10 @@ async def test_a_namesake_is_not_deleted(client: KubeClient) -> None:
 
 
 async def test_a_list_has_everything_whatever_the_page(kube: KubeApi, client: KubeClient) -> None:
+    spec = {"containers": [{"name": "main", "image": "tools:1"}]}
     for number in range(1103):
-        kube.api.create(kube.api.kinds.built_in("", "pods"), "default", {"metadata": {"name": f"p{number}"}})
+        body = {"metadata": {"name": f"p{number}"}, "spec": spec}
+        kube.api.create(kube.api.kinds.built_in("", "pods"), "default", body)
     names = [pod.metadata.name async for pod in client.list(PODS, Pod)]
     assert len(names) == len(set(names)) == 1103
     assert [p.metadata.name async for p in client.list(PODS, Pod, field_selector="metadata.name=p7")] == ["p7"]
