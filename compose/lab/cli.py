@@ -329,3 +329,6 @@ async def service_(context: Context, action: str, node: str, service: str, crash
         {"service": kind.name, "node": node, "pid": running.pid if running else None},
         f"{kind.name} on {node}: {f'process {running.pid}' if running else 'does not run'}",
     )
+
+
+from compose.lab import cli_cloud  # noqa: E402, F401 (its commands hang on `lab`)

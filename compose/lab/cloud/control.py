@@ -9,7 +9,8 @@ GET    /enis/ID/counters       packets that it sent, received, and was refused, 
 GET    /captures               what runs
 POST   /captures               {eni, filter}  a packet capture on an ENI
 DELETE /captures/ID            stop it; its packets as lines of text
-GET | POST | DELETE /faults    list, add one, clear
+GET | POST | DELETE /faults    list; add one (or happen at once); clear all, or each ?id=
+GET | PUT  /limits             how many calls the account may make, and other limits from now on
 """
 
 from collections.abc import Awaitable, Callable
@@ -24,6 +25,8 @@ from compose.lab.cloud.core.account import Account
 from compose.lab.cloud.core.errors import CloudError
 from compose.lab.cloud.core.faults import Fault
 from compose.lab.cloud.core.model import Instance
+from compose.lab.cloud.core.throttle import Limits
+from compose.lab.cloud.faults import FaultDesk
 from compose.lab.fabric.capture import Captures
 from compose.lab.fabric.names import check_node, namespace
 from compose.lab.fabric.vpc import VpcFabric
@@ -87,8 +90,9 @@ def node(account: Account, lab: str, instance: Instance) -> Node:
 class Control:
     """The handlers. `about` is what the ready file says."""
 
-    def __init__(self, cloud: Cloud, fabric: VpcFabric, captures: Captures, about: object) -> None:
+    def __init__(self, cloud: Cloud, fabric: VpcFabric, captures: Captures, about: object, faults: FaultDesk) -> None:
         self._cloud = cloud
+        self._faults = faults
         self._account = cloud.account
         self._fabric = fabric
         self._captures = captures
@@ -111,6 +115,8 @@ class Control:
                 web.get("/faults", self._list_faults),
                 web.post("/faults", self._add_fault),
                 web.delete("/faults", self._clear_faults),
+                web.get("/limits", self._get_limits),
+                web.put("/limits", self._put_limits),
             ]
         )
         return app
@@ -128,7 +134,7 @@ class Control:
                 "nodes": self._nodes(),
                 "enis": list(account.enis.values()),
                 "free_addresses": free,
-                "faults": self._cloud.faults.list(),
+                "faults": self._faults.in_force(),
                 "calls": self._cloud.calls,
                 "fabric_failures": self._cloud.world.failures,
             }
@@ -173,15 +179,20 @@ class Control:
         return _json({"packets": await self._captures.stop(request.match_info["id"])})
 
     async def _list_faults(self, request: web.Request) -> web.Response:
-        return _json(self._cloud.faults.list())
+        return _json(self._faults.in_force())
 
     async def _add_fault(self, request: web.Request) -> web.Response:
-        self._cloud.faults.add(await _body(request, Fault))
-        return _json(self._cloud.faults.list())
+        return _json(await self._faults.add(await _body(request, Fault)))
 
     async def _clear_faults(self, request: web.Request) -> web.Response:
-        self._cloud.faults.clear()
-        return _json([])
+        return _json(self._faults.clear(request.query.getall("id", [])))
+
+    async def _get_limits(self, request: web.Request) -> web.Response:
+        return _json(self._cloud.api.throttle.limits)
+
+    async def _put_limits(self, request: web.Request) -> web.Response:
+        self._cloud.api.throttle.limits = await _body(request, Limits)
+        return _json(self._cloud.api.throttle.limits)
 
 
 async def _body(request: web.Request, kind: type[T]) -> T:

@@ -1,11 +1,13 @@
 """The metadata service's HTTP face: the instance is known by the address that a request comes from."""
 
+import asyncio
 import secrets
 from collections.abc import Callable
 
 from aiohttp import web
 
 from compose.lab.cloud.cloud import Cloud
+from compose.lab.cloud.core.faults import METADATA, Fault
 from compose.lab.cloud.core.metadata import MAX_TOKEN_TTL_S, MetadataTokens, lookup
 from compose.lab.cloud.core.model import Instance
 
@@ -14,6 +16,12 @@ Who = Callable[[web.Request], Instance | None]
 
 TTL_HEADER = "X-aliyun-ecs-metadata-token-ttl-seconds"
 TOKEN_HEADER = "X-aliyun-ecs-metadata-token"  # noqa: S105 (a header's name)
+
+
+class _Refused(web.HTTPException):
+    def __init__(self, fault: Fault) -> None:
+        self.status_code = fault.status  # aiohttp reads it from the class, and from the instance as well
+        super().__init__(text=fault.message)
 
 
 def by_source(cloud: Cloud) -> Who:
@@ -46,9 +54,27 @@ def routes(cloud: Cloud, who: Who, *, token_required: bool = False) -> list[web.
             raise web.HTTPForbidden(text=f"{TOKEN_HEADER} is required")
         if token is not None and not tokens.good(instance.id, token, cloud.clock()):
             raise web.HTTPUnauthorized(text="the token is unknown or expired")
-        text = lookup(cloud.account, instance, request.match_info["path"], cloud.clock())
+        text = await _said(cloud, instance, request.match_info["path"])
         if text is None:
             raise web.HTTPNotFound(text="404 - Not Found")
         return web.Response(text=text)
 
     return [web.put("/latest/api/token", issue), web.get("/latest/meta-data/{path:.*}", get)]
+
+
+async def _said(cloud: Cloud, instance: Instance, path: str) -> str | None:
+    """What it says, with what is to go wrong on purpose. None: there is no such thing."""
+    account = cloud.account
+    machine: Instance | None = instance
+    if taken := cloud.faults.take_with_view(METADATA, (instance.id, instance.name), path):
+        fault, view = taken
+        match fault.kind:
+            case "error":
+                raise _Refused(fault)
+            case "delay":
+                await asyncio.sleep(fault.delay_s)
+            case "empty":
+                return ""
+            case "stale":
+                account, machine = view, view.instances.get(instance.id)
+    return None if machine is None else lookup(account, machine, path, cloud.clock())

@@ -17,7 +17,9 @@ from compose.lab.cloud import metadata, openapi
 from compose.lab.cloud.cloud import Cloud
 from compose.lab.cloud.control import Control
 from compose.lab.cloud.core.account import Account, Layout
+from compose.lab.cloud.core.faults import Fault
 from compose.lab.cloud.core.model import AccessKey, Delays
+from compose.lab.cloud.faults import FaultDesk
 from compose.lab.fabric import names
 from compose.lab.fabric.capture import Captures
 from compose.lab.fabric.script import Plan, Subnet
@@ -48,6 +50,8 @@ class Options(msgspec.Struct, frozen=True):
     metadata_token_required: bool = False
     kubeconfig: Path | None = None
     """Of the API server that stands in for the lab's own."""
+    faults: tuple[Fault, ...] = ()
+    """In force from the start."""
 
 
 class About(msgspec.Struct, frozen=True):
@@ -132,15 +136,20 @@ async def _running(options: Options) -> AsyncIterator[About]:
         api = _application(openapi.routes(cloud))
         who = metadata.by_source(cloud)
         described = _application(metadata.routes(cloud, who, token_required=options.metadata_token_required))
-        control = Control(cloud, fabric, captures, about).application()
+        kube = KubeApi() if options.kubeconfig is None else None
+        faults = FaultDesk(cloud, kube)
+        control = Control(cloud, fabric, captures, about, faults).application()
         await opened.enter_async_context(_site(api, await fabric.listen(OPENAPI, 80)))
         await opened.enter_async_context(_site(described, await fabric.listen(METADATA, 80)))
         kubernetes = [await fabric.listen(KUBERNETES, KUBERNETES_PORT), _unix(folder / "kube.sock")]
-        if options.kubeconfig is None:
-            await opened.enter_async_context(KubeApi().serving(kubernetes))
+        if kube is not None:
+            await opened.enter_async_context(kube.serving(kubernetes))
         else:
+            assert options.kubeconfig is not None
             await opened.enter_async_context(kubeproxy.serving(kubernetes, kubeproxy.read(options.kubeconfig)))
         await opened.enter_async_context(_site(control, _unix(folder / "cloud.sock")))
+        for fault in options.faults:
+            await faults.add(fault)
         yield about
 
 

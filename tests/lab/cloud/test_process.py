@@ -217,16 +217,125 @@ async def test_the_kubernetes_api_is_on_the_fabric_and_on_a_socket(lab: Lab) -> 
 async def test_faults_can_be_set_while_it_runs(lab: Lab) -> None:
     await lab.control("POST", "/nodes", {"name": "node1"})
     fault = {"action": "DescribeInstances", "code": "Throttling", "times": 1}
-    status, listed = await lab.control("POST", "/faults", fault)
-    assert status == 200 and listed[0]["code"] == "Throttling"
+    status, added = await lab.control("POST", "/faults", fault)
+    assert status == 200 and added["code"] == "Throttling"
+    assert await lab.control("GET", "/faults") == (200, [added])
     with pytest.raises(Exception, match="Throttling"):
         await lab.api("node1", "DescribeInstances")
     assert (await lab.api("node1", "DescribeInstances"))["TotalCount"] == 1
-    await lab.control("POST", "/faults", {"action": "*"})
-    assert await lab.control("DELETE", "/faults") == (200, [])
+    _, added = await lab.control("POST", "/faults", {"action": "*"})
+    _, other = await lab.control("POST", "/faults", {"action": "metadata", "kind": "empty", "node": "node2"})
+    assert await lab.control("DELETE", f"/faults?id={added['id']}") == (200, [added])
+    assert await lab.control("GET", "/faults") == (200, [other])
+    assert await lab.control("DELETE", "/faults") == (200, [other])
+    assert await lab.control("GET", "/faults") == (200, [])
     assert (await lab.api("node1", "DescribeInstances"))["TotalCount"] == 1
     assert (await lab.control("POST", "/faults", {"kind": "error"}))[0] == 400
-    assert (await lab.control("POST", "/faults", {"action": "*", "kind": "nonsense"}))[0] == 400
+    for wrong in ({"action": "*", "kind": "nonsense"}, {"action": "device", "kind": "lost_answer"}):
+        assert (await lab.control("POST", "/faults", wrong))[0] == 400
+
+
+async def with_an_interface(lab: Lab) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A node and an interface on its way into it."""
+    _, node = await lab.control("POST", "/nodes", {"name": "node1"})
+    wanted = {"VSwitchId": "vsw-lab-a", "SecurityGroupId": "sg-lab", "SecondaryPrivateIpAddressCount": 1}
+    eni = await lab.api("node1", "CreateNetworkInterface", **wanted)
+    ids = {"NetworkInterfaceId": eni["NetworkInterfaceId"], "InstanceId": node["instance_id"]}
+    await lab.api("node1", "AttachNetworkInterface", **ids)
+    return node, eni
+
+
+async def in_use(lab: Lab, eni: str) -> None:
+    async def missing() -> str:
+        found = await lab.api("node1", "DescribeNetworkInterfaces", NetworkInterfaceId_1=eni)
+        status: str = found["NetworkInterfaceSets"]["NetworkInterfaceSet"][0]["Status"]
+        return "" if status == "InUse" else status
+
+    await settled(missing, "the interface in use")
+
+
+async def devices(lab: Lab) -> list[str]:
+    _, audit = await lab.control("GET", "/audit")
+    return [link["name"] for link in audit["nodes"]["node1"]]
+
+
+async def test_a_device_that_is_late_and_one_that_never_comes(lab: Lab) -> None:
+    await lab.control("POST", "/faults", {"action": "device", "kind": "late", "delay_s": 0.5, "times": 1})
+    _, eni = await with_an_interface(lab)
+    await in_use(lab, eni["NetworkInterfaceId"])
+    assert await devices(lab) == ["lo", "eth0"], "in use, says the cloud, and no device"
+    ask = {"NetworkInterfaceId": eni["NetworkInterfaceId"], "SecondaryPrivateIpAddressCount": 1}
+    assigned = await lab.api("node1", "AssignPrivateIpAddresses", **ask)
+    (fresh,) = assigned["AssignedPrivateIpAddressesSet"]["PrivateIpSet"]["PrivateIpAddress"]
+
+    async def absent() -> str:
+        return "" if await devices(lab) == ["lo", "eth0", "eth1"] else "no device"
+
+    await settled(absent, "the late device")
+    _, audit = await lab.control("GET", "/audit")
+    assert audit["problems"] == [] and audit["delivered"][fresh] == eni["NetworkInterfaceId"]
+
+    await lab.control("POST", "/faults", {"action": "device", "kind": "never", "node": "node1"})
+    _, other = await with_an_interface(lab)
+    await in_use(lab, other["NetworkInterfaceId"])
+    assert await lab.problems() == [
+        f"{other['NetworkInterfaceId']} is InUse and has no device",
+        *(
+            f"{a['PrivateIpAddress']} is assigned to {other['NetworkInterfaceId']} and delivered to None"
+            for a in other["PrivateIpSets"]["PrivateIpSet"]
+        ),
+    ]
+    # It can be taken away again, though it has never come.
+    await lab.control("POST", "/faults", {"action": "outside", "kind": "detach", "target": other["NetworkInterfaceId"]})
+
+    async def there() -> str:
+        return "; ".join(await lab.problems())
+
+    await settled(there, "the interface gone")
+
+
+async def test_hands_from_outside(lab: Lab) -> None:
+    _, eni = await with_an_interface(lab)
+    await in_use(lab, eni["NetworkInterfaceId"])
+    gone = eni["PrivateIpSets"]["PrivateIpSet"][1]["PrivateIpAddress"]
+    status, _ = await lab.control("POST", "/faults", {"action": "outside", "kind": "unassign", "target": gone})
+    _, audit = await lab.control("GET", "/audit")
+    assert status == 200 and gone not in audit["delivered"] and audit["problems"] == []
+    status, said = await lab.control("POST", "/faults", {"action": "outside", "kind": "unassign", "target": gone})
+    assert status == 400 and gone in said["message"]
+    await lab.control("POST", "/faults", {"action": "outside", "kind": "detach", "target": eni["NetworkInterfaceId"]})
+
+    async def there() -> str:
+        return "" if await devices(lab) == ["lo", "eth0"] else "the device is there"
+
+    await settled(there, "the device gone")
+
+
+async def test_the_api_server_can_be_cut_off_slow_and_refusing(lab: Lab) -> None:
+    assert lab.about is not None
+    connector = aiohttp.UnixConnector(lab.about.kubernetes_socket)
+    async with aiohttp.ClientSession(connector=connector) as session:
+
+        async def status() -> int:
+            async with session.get("http://k/api/v1/namespaces") as answer:
+                return answer.status
+
+        assert await status() == 200
+        await lab.control("POST", "/faults", {"action": "kubernetes", "status": 429, "code": "TooManyRequests"})
+        assert (await status(), await status()) == (429, 200)
+        _, cut = await lab.control("POST", "/faults", {"action": "kubernetes", "kind": "cut_off"})
+        with pytest.raises(aiohttp.ClientConnectionError):
+            await status()
+        await lab.control("DELETE", f"/faults?id={cut['id']}")
+        await lab.control("POST", "/faults", {"action": "kubernetes", "kind": "slow", "delay_s": 0.3})
+        start = time.monotonic()
+        assert await status() == 200 and time.monotonic() - start >= 0.3
+        await lab.control("DELETE", "/faults")
+        start = time.monotonic()
+        assert await status() == 200 and time.monotonic() - start < 0.3
+        await lab.control("POST", "/faults", {"action": "kubernetes", "kind": "compacted"})
+        async with session.get("http://k/api/v1/pods?watch=1&resourceVersion=1") as answer:
+            assert b"Expired" in await answer.content.readline() or answer.status == 410
 
 
 @pytest.mark.parametrize(

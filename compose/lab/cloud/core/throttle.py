@@ -76,8 +76,13 @@ class Throttle:
         self._limits = limits
         self._buckets: dict[str, _Bucket] = {}
 
-    def set(self, limits: Limits) -> None:
-        """Other limits from now on; all buckets are full."""
+    @property
+    def limits(self) -> Limits:
+        """Those in force; when others are set, all buckets are full again."""
+        return self._limits
+
+    @limits.setter
+    def limits(self, limits: Limits) -> None:
         self._limits = limits
         self._buckets.clear()
 
