@@ -18,6 +18,9 @@ class IpamConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cooldown_s: float = 30.0
     """How long a released address rests before another pod may have it, whatever waits for it: peers and load
     balancers still believe in its last owner."""
+    sticky_s: float = 300.0
+    """How long a released address waits for its pod, if that belongs to a StatefulSet or a kind treated so, or asks for
+    it by annotation (terway.md §3.1). 0: no address waits."""
     acquire_wait_s: float = 90.0
     """The longest that an ADD waits for an address; a caller's own deadline may end it sooner."""
     watch_wait_s: float = 30.0
@@ -35,6 +38,8 @@ class IpamConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             problems.append(f"http_port: expected 0 to 65535, got {self.http_port}")
         if not self.cooldown_s >= 0:
             problems.append(f"cooldown_s: expected 0 or more, got {self.cooldown_s:g}")
+        if not self.sticky_s >= 0:
+            problems.append(f"sticky_s: expected 0 or more, got {self.sticky_s:g}")
         if not 0 < self.watch_wait_s <= 60:
             problems.append(f"watch_wait_s: expected more than 0 and at most 60, got {self.watch_wait_s:g}")
         problems += [

@@ -23,7 +23,7 @@ import msgspec
 from services.ipam.adapters.store import Store
 from services.ipam.core import allocate
 from services.ipam.core.allocate import Grant, Refuse, Wait, Wish
-from services.ipam.core.pool import Phase, Pool, item_id
+from services.ipam.core.pool import Phase, Pool, Promise, item_id
 from shared import log as logs
 from shared.contracts.eni import GivenBack, Inventory
 from shared.contracts.ipam import Lease
@@ -74,7 +74,10 @@ class Tally(msgspec.Struct):
 
 
 class Ledger:
-    """See the module's docstring. `tasks` owns the writes; `changed` is called after each change of pool or line."""
+    """See the module's docstring. `tasks` owns the writes; `changed` is called after each change of pool or line.
+
+    `sticky` says of a lease that ends whether its address waits `sticky_s` for its pod.
+    """
 
     def __init__(
         self,
@@ -85,6 +88,8 @@ class Ledger:
         *,
         cooldown_s: float,
         changed: Callable[[], None],
+        sticky_s: float = 0.0,
+        sticky: Callable[[Lease], bool] = lambda lease: lease.sticky,
     ) -> None:
         self.pool = pool
         self.clock = clock
@@ -92,6 +97,9 @@ class Ledger:
         self._store = store
         self._tasks = tasks
         self._cooldown_s = cooldown_s
+        self._sticky_s, self._sticky = sticky_s, sticky
+        self.pods_moved_at = clock()
+        """When a pod was last given an address, or gave one up."""
         self._changed = changed
         self._line: dict[AttachmentKey, Waiter] = {}
         self._writing: dict[AttachmentKey, asyncio.Task[None]] = {}
@@ -245,6 +253,10 @@ class Ledger:
             self.tally.given_back += len(given_back)
             log.info("given_back", addresses=given_back)
 
+    async def reach(self, milestone: str) -> None:
+        """Remember, for good, that this node has come so far."""
+        await self._store.reach(milestone, self.clock())
+
     # ---- the line
 
     def _join(self, wish: Wish) -> Waiter:
@@ -298,7 +310,8 @@ class Ledger:
             waiter.answer(error)
             return
         crashpoint("ipam.acquire.after_commit")
-        self.pool.commit(lease.key, self.clock())
+        self.pods_moved_at = self.clock()
+        self.pool.commit(lease.key, self.pods_moved_at)
         if waiter.callers:
             self.tally.granted += 1
             waiter.answer(lease)
@@ -306,13 +319,16 @@ class Ledger:
             await self._release(self.pool.retire(lease.key))
 
     async def _release(self, lease: Lease) -> None:
-        until = self.clock() + self._cooldown_s
+        now = self.pods_moved_at = self.clock()
+        until, promise = now + self._cooldown_s, None
+        if self._sticky_s and self._sticky(lease):
+            promise = Promise(lease.pod, lease.key.network, lease.key.ifname, now + self._sticky_s)
         try:
-            await self._store.release(lease.key, item_id(lease), until)
+            await self._store.release(lease.key, item_id(lease), until, promise)
         except Unavailable as error:
             self.pool.keep(lease.key)
             log.error("release_not_written", attachment=str(lease.key), error=error.message)
             return
         crashpoint("ipam.release.after_commit")
-        self.pool.cool(lease.key, until, self.clock())
+        self.pool.cool(lease.key, until, self.clock(), promise)
         self.tally.released += 1

@@ -8,7 +8,7 @@ import msgspec
 
 from services.ipam.adapters.enis import Enis
 from services.ipam.adapters.pods import Pods
-from services.ipam.core import allocate, bandwidth
+from services.ipam.core import allocate, bandwidth, stickiness
 from services.ipam.core.allocate import Wish
 from services.ipam.driver import Ledger
 from shared import log as logs
@@ -48,12 +48,14 @@ class Handlers:
         held = await self._ledger.find(ask.key, ask.pod)
         if held is not None:
             return held
-        limits = await self._limits(ask)
+        annotations = await self._annotations(ask)
+        limits = self._limits(ask, annotations)
+        sticky = self._sticky(ask, annotations)
         if self._enis.absent:  # what it would be given could not be plugged in
             raise Unavailable(self._enis.absent)
         left = min(deadline.get() - began, self._longest_wait_s)
         ends = began + left - min(left * ANSWER_MARGIN, 1.0)
-        lease = await self._ledger.acquire(Wish(ask.key, ask.pod, ask.pod_uid, limits), ends)
+        lease = await self._ledger.acquire(Wish(ask.key, ask.pod, ask.pod_uid, limits, sticky), ends)
         log.info(
             "address_granted",
             pod=str(ask.pod),
@@ -88,14 +90,23 @@ class Handlers:
         )
         return contract.Status(able=not reason, reason=reason)
 
-    async def _limits(self, ask: contract.Acquire) -> Bandwidth:
-        limits = bandwidth.read(await self._annotations(ask), ask.bandwidth)
+    def _limits(self, ask: contract.Acquire, annotations: Mapping[str, str]) -> Bandwidth:
+        limits = bandwidth.read(annotations, ask.bandwidth)
         for problem in limits.problems:
-            log.warning("annotation_unreadable", pod=str(ask.pod), problem=problem)
-            self.problems.append(AnnotationProblem(str(ask.pod), problem))
-            if self._pods is not None:
-                self._pods.warn(ask.pod, ask.pod_uid, "ParseFailed", problem)
+            self._unreadable(ask, problem)
         return limits.bandwidth
+
+    def _sticky(self, ask: contract.Acquire, annotations: Mapping[str, str]) -> bool:
+        asked, problem = stickiness.asks_for_it(annotations)
+        if problem:
+            self._unreadable(ask, problem)
+        return asked or (self._pods is not None and self._pods.is_stateful(ask.pod, ask.pod_uid))
+
+    def _unreadable(self, ask: contract.Acquire, problem: str) -> None:
+        log.warning("annotation_unreadable", pod=str(ask.pod), problem=problem)
+        self.problems.append(AnnotationProblem(str(ask.pod), problem))
+        if self._pods is not None:
+            self._pods.warn(ask.pod, ask.pod_uid, "ParseFailed", problem)
 
     async def _annotations(self, ask: contract.Acquire) -> Mapping[str, str]:
         if ask.annotations is not None:

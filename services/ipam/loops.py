@@ -23,6 +23,9 @@ from shared.model import AttachmentKey
 RECONNECT = Backoff(0.05, factor=2.0, jitter=0.5, cap_s=2.0)
 """A neighbour on the same node: asking costs microseconds, and pods wait."""
 
+WARMED_UP = "warmed-up"
+"""The milestone after which the watermarks alone count."""
+
 BLIND_RETRY_S = 5.0
 """How soon garbage is looked for again when the pods or the attachments were not to be seen."""
 
@@ -70,18 +73,19 @@ class Demand:
     told again.
     """
 
-    def __init__(self, ledger: Ledger, enis: Enis, eni_conf: EniConf) -> None:
+    def __init__(self, ledger: Ledger, enis: Enis, eni_conf: EniConf, *, warmed_up: bool = False) -> None:
         self._ledger = ledger
         self._enis = enis
         self._eni_conf = eni_conf
+        self._warm_up = 0 if warmed_up else eni_conf.ip_warm_up_size or 0
         self.told: tuple[str, int, int] | None = None
         """(epoch, total, waiting) that eni_manager has acknowledged."""
 
     def watermarks(self) -> Watermarks:
         """The configured marks as this node can keep them."""
         pool = self._ledger.pool
-        per_eni = max((eni.max_addresses for eni in pool.enis.values()), default=1)
-        return Watermarks(*self._eni_conf.pool_bounds(capacity=pool.capacity, addresses_per_eni=per_eni))
+        low, high = self._eni_conf.pool_bounds(capacity=pool.capacity, addresses_per_eni=pool.per_eni)
+        return Watermarks(low, high, min(self._warm_up, pool.capacity))
 
     def counts(self) -> sizing.Counts:
         """The pool now."""
@@ -93,6 +97,10 @@ class Demand:
         if not pool.synced or self._enis.absent:
             return
         counts = self.counts()
+        if self._warm_up and pool.capacity and sizing.warmed_up(counts, self.watermarks(), pool.capacity):
+            await self._ledger.reach(WARMED_UP)
+            log.info("warmed_up", items=counts.kept)
+            self._warm_up = 0
         news = (pool.epoch, sizing.needed(counts, self.watermarks(), pool.capacity), counts.waiting)
         if news == self.told:
             return
@@ -100,6 +108,27 @@ class Demand:
         await self._enis.demand(total, waiting)
         self.told = news
         log.debug("demanded", total=total, waiting=waiting)
+
+
+class ReclaimPace(msgspec.Struct, frozen=True):
+    """`idle_ip_reclaim_*` of eni_conf: how long no pod may have moved, and how much goes back how often then."""
+
+    after_s: float
+    interval_s: float
+    batch: int
+    jitter: float
+
+
+def reclaim_pace(conf: EniConf) -> ReclaimPace | None:
+    """None: idle addresses are not reclaimed by time."""
+    if conf.idle_ip_reclaim_after is None:
+        return None
+    return ReclaimPace(
+        conf.idle_ip_reclaim_after,
+        conf.idle_ip_reclaim_interval,
+        conf.idle_ip_reclaim_batch_size,
+        float(conf.idle_ip_reclaim_jitter_factor),
+    )
 
 
 class GiveBack:
@@ -116,16 +145,30 @@ class GiveBack:
             reporter.alive()
             await asyncio.sleep(period_s * random.uniform(0.8, 1.2))  # noqa: S311  # jitter, no secret
             try:
-                await self._mark()
+                await self._mark("too_many_idle", sizing.excess(self._demand.counts(), self._demand.watermarks()))
             except SuiteError as error:
                 log.warning("shrink_failed", error=error.message)
             poke()
 
-    async def _mark(self) -> None:
-        number = sizing.excess(self._demand.counts(), self._demand.watermarks())
+    async def reclaim(self, pace: ReclaimPace, poke: Callable[[], None]) -> None:
+        """In quiet times mark a few of the idle ones, down to the low watermark (terway.md §6.4)."""
+        while True:
+            quiet_at = self._ledger.pods_moved_at + pace.after_s
+            if (left := quiet_at - self._ledger.clock()) > 0:
+                await asyncio.sleep(left)
+                continue
+            try:
+                number = sizing.reclaimable(self._demand.counts(), self._demand.watermarks(), pace.batch)
+                await self._mark("idle_for_long", number)
+            except SuiteError as error:
+                log.warning("reclaim_failed", error=error.message)
+            poke()
+            await asyncio.sleep(pace.interval_s * random.uniform(1 - pace.jitter, 1 + pace.jitter))  # noqa: S311
+
+    async def _mark(self, why: str, number: int) -> None:
         items = sizing.surplus(self._ledger.pool, number, self._ledger.clock())
         if items:
-            log.info("too_many_idle", excess=number, giving_back=items)
+            log.info(why, number=number, giving_back=items)
             await self._ledger.mark(items)
 
     async def hand_over(self) -> None:

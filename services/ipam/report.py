@@ -44,6 +44,8 @@ class AddressState(msgspec.Struct, frozen=True):
     eni: EniId | None
     primary: bool
     held_by: str | None
+    waits_for: str | None
+    """the sticky pod that it is promised to"""
     cools_for_s: float
     story: list[StoryLine]
 
@@ -123,10 +125,15 @@ class Report:
                     eni=item.eni if item else None,
                     primary=item is not None and item.primary,
                     held_by=None if key is None else str(key),
+                    waits_for=self._waits_for(name, now),
                     cools_for_s=max(pool.resting.get(name, now) - now, 0.0),
                     story=pool.story(name),
                 ),
             )
+
+    def _waits_for(self, name: Ip, now: float) -> str | None:
+        pool = self.ledger.pool
+        return str(pool.promises[name].pod) if pool.state(name, now) is ItemState.PROMISED else None
 
     def register(self, registry: CollectorRegistry) -> None:
         """Terway's pool metrics and our own. Totals of events are gauges by type because of Terway's names."""

@@ -7,16 +7,26 @@ from contextlib import AsyncExitStack
 from services.ipam.adapters.enis import Enis
 from services.ipam.adapters.pods import Pods
 from services.ipam.adapters.store import Store
-from services.ipam.config import Settings
+from services.ipam.config import IpamConfig, Settings
 from services.ipam.core.pool import Pool
+from services.ipam.core.stickiness import stateful_kinds
 from services.ipam.driver import Clock, Ledger, steady_clock
 from services.ipam.handlers import Handlers
-from services.ipam.loops import Demand, Garbage, GarbageConfig, GiveBack, watch_inventory
+from services.ipam.loops import (
+    WARMED_UP,
+    Demand,
+    Garbage,
+    GarbageConfig,
+    GiveBack,
+    reclaim_pace,
+    watch_inventory,
+)
 from services.ipam.report import Report
 from shared import log as logs
 from shared import metrics
 from shared.config import NodeConfig
 from shared.contracts import ipam as contract
+from shared.contracts.ipam import Lease
 from shared.health import Health
 from shared.http import HttpFace
 from shared.kube.client import KubeClient
@@ -43,19 +53,33 @@ async def serve(node: NodeConfig, settings: Settings, stop: asyncio.Event) -> No
     async with AsyncExitStack() as opened:
         opened.enter_context(InstanceLock(node.lock("ipam")))
         store = await opened.enter_async_context(await Store.open(node.database("ipam")))
-        pool = await _remembered(store, clock, config.cooldown_s)
+        pool, milestones = await _remembered(store, clock, config)
         enis = Enis(await opened.enter_async_context(Client(node.socket("eni_manager"), name="eni_manager")))
         pods = None
         if node.kube.server:
-            pods = Pods(await opened.enter_async_context(KubeClient(node.kube)), node.node_name)
+            client = await opened.enter_async_context(KubeClient(node.kube))
+            pods = Pods(client, node.node_name, stateful_kinds(settings.eni_conf.custom_stateful_workload_kinds))
 
         def changed() -> None:
             demanding.poke()
             if pool.marks:
                 handing_over.poke()
 
-        ledger = Ledger(pool, store, clock, tasks, cooldown_s=config.cooldown_s, changed=changed)
-        demand = Demand(ledger, enis, settings.eni_conf)
+        def sticky(lease: Lease) -> bool:
+            """As the ADD found it, or as is known by now: the pods' watch may have been behind."""
+            return lease.sticky or (pods is not None and pods.is_stateful(lease.pod, lease.pod_uid))
+
+        ledger = Ledger(
+            pool,
+            store,
+            clock,
+            tasks,
+            cooldown_s=config.cooldown_s,
+            changed=changed,
+            sticky_s=config.sticky_s,
+            sticky=sticky,
+        )
+        demand = Demand(ledger, enis, settings.eni_conf, warmed_up=WARMED_UP in milestones)
         give_back = GiveBack(ledger, enis, demand)
         demanding = ReconcileLoop(
             "demand",
@@ -108,6 +132,8 @@ async def serve(node: NodeConfig, settings: Settings, stop: asyncio.Event) -> No
                     name="ipam-inventory",
                 ),
             ]
+            if (pace := reclaim_pace(settings.eni_conf)) is not None:
+                loops.append(tasks.create_task(give_back.reclaim(pace, handing_over.poke), name="ipam-reclaim"))
             if pods is not None and garbage is not None:
                 alive = health.reporter("garbage", 3 * config.garbage_period_s + 30.0)
                 loops.append(tasks.create_task(pods.run(), name="ipam-pods"))
@@ -119,13 +145,13 @@ async def serve(node: NodeConfig, settings: Settings, stop: asyncio.Event) -> No
                 loop.cancel()
 
 
-async def _remembered(store: Store, clock: Clock, cooldown_s: float) -> Pool:
-    """The pool as it was durable when ipam stopped."""
-    remembered = await store.load(clock() + cooldown_s)
+async def _remembered(store: Store, clock: Clock, config: IpamConfig) -> tuple[Pool, frozenset[str]]:
+    """The pool as it was durable when ipam stopped, and the milestones."""
+    remembered = await store.load(clock() + config.cooldown_s, clock() + config.sticky_s)
     pool = Pool()
-    pool.restore(remembered.leases, remembered.resting, remembered.given_back, clock())
+    pool.restore(remembered.leases, remembered.resting, remembered.given_back, clock(), remembered.promises)
     log.info("restored", leases=len(remembered.leases), given_back=len(remembered.given_back))
-    return pool
+    return pool, remembered.milestones
 
 
 def _rpc(node: NodeConfig, handlers: Handlers, observe: Observer) -> Server:

@@ -51,6 +51,8 @@ class Inventory(msgspec.Struct, frozen=True):
     enis: list[EniView]
     blocked: str = ""
     blocked_retry_after: float | None = None
+    addresses_per_eni: int = 0
+    """What one ENI of this node can hold; 0: not known."""
 
 
 class Watch(msgspec.Struct, frozen=True):

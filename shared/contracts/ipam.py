@@ -31,6 +31,8 @@ class Lease(msgspec.Struct, frozen=True):
     bandwidth: Bandwidth = Bandwidth()
     granted_at: float = 0.0
     """Unix time, seconds."""
+    sticky: bool = False
+    """After its end the address waits for a pod of the same name to come back (terway.md §3.1)."""
 
     @property
     def addresses(self) -> tuple[Ip, ...]:

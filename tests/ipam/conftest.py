@@ -82,7 +82,8 @@ def start(node: NodeConfig) -> Start:
         port = free_port()
         here = NodeConfig(node.run_dir, node.state_dir, node.node_name, kube=KubeConfig(server=kube))
         period = config.pop("sync_period_s", 120.0)
-        eni_conf = EniConf(min_pool_size=pool[0], max_pool_size=pool[1], ip_pool_sync_period=period)
+        more = config.pop("conf", {})
+        eni_conf = EniConf(min_pool_size=pool[0], max_pool_size=pool[1], ip_pool_sync_period=period, **more)
         stop = asyncio.Event()
         serving = asyncio.create_task(serve(here, Settings(IpamConfig(http_port=port, **config), eni_conf), stop))
         async with Client(node.socket("ipam")) as client:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.ipam.adapters.store import Store
-from services.ipam.core.pool import Phase, Pool, item_id
+from services.ipam.core.pool import Phase, Pool, Promise, item_id
 from services.ipam.driver import Ledger, steady_clock
 from shared.contracts.ipam import Lease
 from shared.errors import Conflict, Exhausted, SuiteError, Unavailable
@@ -39,7 +39,7 @@ class Disk:
         assert self.resting.get(item, now) <= now
         self.leases[lease.key] = lease
 
-    async def release(self, key: AttachmentKey, item: Ip, until: float) -> None:
+    async def release(self, key: AttachmentKey, item: Ip, until: float, promise: Promise | None = None) -> None:
         await self._written()
         del self.leases[key]
         self.resting[item] = until

@@ -12,6 +12,7 @@ from services.ipam.service import serve
 from shared.config import NodeConfig
 from shared.contracts import ipam as contract
 from shared.contracts.ipam import Bandwidth
+from shared.duration import Duration
 from shared.errors import Conflict, DeadlineExceeded, Exhausted, Invalid, Refused, Unavailable
 from shared.model import host_link_name
 from tests.ipam.conftest import RunningIpam, Start
@@ -96,6 +97,71 @@ async def test_everything_survives_a_restart(start: Start, enis_socket: Path) ->
             state = (await ipam.get("/state"))[1]
             assert state["addresses"][gone.ipv4]["state"] == "cooling"
         assert enis.demands[-1].total == 2
+
+
+# ---- sticky addresses, warm-up, slow reclaim
+
+STICKY = {"k8s.aliyun.com/pod-ip-reservation": "true"}
+
+
+async def test_a_reserved_address_waits_for_its_pod_through_a_restart(start: Start, enis_socket: Path) -> None:
+    async with ScriptedEniManager(enis_socket, one_eni(4)):
+        async with start(cooldown_s=60.0) as ipam:
+            had = await ipam.add("old", pod="db-0", annotations=STICKY)
+            assert had.sticky
+            await ipam.delete("old")
+        async with start(cooldown_s=60.0) as ipam:
+            await ipam.ready()
+            state = (await ipam.get("/state"))[1]["addresses"][had.ipv4]
+            assert (state["state"], state["waits_for"]) == ("promised", "default/db-0")
+            assert (await ipam.add("other")).ipv4 != had.ipv4
+            assert (await ipam.add("new", pod="db-0")).ipv4 == had.ipv4
+
+
+async def test_at_capacity_a_reserved_address_goes_to_the_pod_that_waits(start: Start, enis_socket: Path) -> None:
+    async with ScriptedEniManager(enis_socket, one_eni(1, capacity=1)), start(cooldown_s=0.2) as ipam:
+        had = await ipam.add("old", pod="db-0", annotations=STICKY)
+        await ipam.delete("old")
+        assert (await ipam.add("other")).ipv4 == had.ipv4, "as soon as it has rested"
+
+
+async def test_a_reservation_that_cannot_be_read_is_none_and_is_told(start: Start, enis_socket: Path) -> None:
+    async with ScriptedEniManager(enis_socket, one_eni(2)), start() as ipam:
+        assert not (await ipam.add("a", annotations={"k8s.aliyun.com/pod-ip-reservation": "5m"})).sticky
+        (problem,) = (await ipam.get("/state"))[1]["annotation_problems"]
+        assert "expected true or false" in problem["problem"]
+
+
+async def test_a_node_warms_up_once(start: Start, enis_socket: Path) -> None:
+    warm = {"pool": (0, 2), "conf": {"ip_warm_up_size": 8}, "sync_period_s": 0.05}
+    async with ScriptedEniManager(enis_socket, empty(), grows=True) as enis:
+        async with start(**warm) as ipam:
+            await enis.until(lambda: bool(enis.given_back))
+            assert max(demand.total for demand in enis.demands) == 8
+            assert len(enis.given_back[0]) == 6, "then the high mark counts again"
+            await ipam.until("/state", lambda _, state: state["watermarks"]["warm_up"] == 0)
+        enis.demands.clear()
+        await enis.take_back([a for items in enis.given_back for a in items])
+        async with start(**warm) as ipam:
+            await ipam.ready()
+            await enis.until(lambda: bool(enis.demands))
+            assert max(demand.total for demand in enis.demands) == 2, "not again after a restart"
+
+
+async def test_a_quiet_node_gives_back_what_is_idle_a_few_at_a_time(start: Start, enis_socket: Path) -> None:
+    slowly = {
+        "idle_ip_reclaim_after": Duration(0.3),
+        "idle_ip_reclaim_interval": Duration(0.3),
+        "idle_ip_reclaim_batch_size": 2,
+    }
+    async with ScriptedEniManager(enis_socket, one_eni(8)) as enis, start(pool=(1, 9), conf=slowly) as ipam:
+        await ipam.add("a")
+        moved = asyncio.get_running_loop().time()
+        await enis.until(lambda: bool(enis.given_back))
+        assert asyncio.get_running_loop().time() - moved >= 0.29
+        assert len(enis.given_back[0]) <= 2
+        await ipam.until("/state", lambda _, state: state["counts"]["given_back"] == 6)
+        assert (await ipam.get("/state"))[1]["counts"]["idle"] == 1, "the low mark stays"
 
 
 # ---- waiting

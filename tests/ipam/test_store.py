@@ -9,7 +9,7 @@ import pytest
 from services.ipam.adapters.store import Remembered, Store
 from shared.contracts.ipam import Lease
 from shared.errors import Internal, Refused
-from tests.ipam.world import grant, ip, key, one_eni, pool_of, wish
+from tests.ipam.world import grant, ip, key, one_eni, pool_of, promise, wish
 
 FAR = 1e12
 
@@ -45,6 +45,32 @@ async def test_a_rest_that_a_clock_set_back_made_endless_is_shortened(store: Sto
     await store.release(held.key, ip(1), 1000.0)
     assert (await store.load(40.0)).resting == {ip(1): 40.0}
     await store.grant(held, ip(1), 40.0)
+
+
+async def test_promises_and_milestones_survive_a_restart(tmp_path: Path) -> None:
+    path, held, kept = tmp_path / "ipam.sqlite", lease_of("a"), promise("pod-a", 300.0)
+    async with await Store.open(path) as store:
+        await store.grant(held, ip(1), 5.0)
+        await store.release(held.key, ip(1), 35.0, kept)
+        await store.reach("warmed-up", 6.0)
+        await store.reach("warmed-up", 7.0)
+    async with await Store.open(path) as store:
+        remembered = await store.load(FAR)
+        assert remembered == Remembered([], {ip(1): 35.0}, [], {ip(1): kept}, frozenset({"warmed-up"}))
+        assert (await store.load(FAR, 100.0)).promises[ip(1)].until == 100.0, "the clock was set back"
+
+
+async def test_only_its_own_pod_has_an_address_that_rests(store: Store) -> None:
+    held, stranger = lease_of("a"), lease_of("b")
+    await store.grant(held, ip(1), 5.0)
+    await store.release(held.key, ip(1), 35.0, promise("pod-a", 300.0))
+    with pytest.raises(Internal, match="still rests"):
+        await store.grant(stranger, ip(1), 6.0)
+    with pytest.raises(Internal, match="waits for its pod"):
+        await store.mark([ip(1)], 6.0)
+    await store.grant(held, ip(1), 6.0)
+    remembered = await store.load(FAR)
+    assert (remembered.resting, remembered.promises) == ({}, {}), "the promise is kept"
 
 
 @pytest.mark.parametrize(

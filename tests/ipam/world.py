@@ -1,7 +1,7 @@
 """Small values for ipam's tests: ENIs, inventories, wishes, leases."""
 
 from services.ipam.core.allocate import Grant, Wish, choose
-from services.ipam.core.pool import Pool
+from services.ipam.core.pool import Pool, Promise
 from shared.contracts.eni import EniAddress, EniView, Inventory
 from shared.contracts.ipam import Lease
 from shared.model import AttachmentKey, Cidr, EniId, Ip, Mac, Mode, PodKey, Subnet
@@ -58,8 +58,12 @@ def key(container: str, *, ifname: str = "eth0", network: str = "terway") -> Att
     return AttachmentKey(network, container, ifname)
 
 
-def wish(container: str, *, pod: str = "", uid: str = "", ifname: str = "eth0") -> Wish:
-    return Wish(key(container, ifname=ifname), PodKey("default", pod or f"pod-{container}"), uid)
+def wish(container: str, *, pod: str = "", uid: str = "", ifname: str = "eth0", sticky: bool = False) -> Wish:
+    return Wish(key(container, ifname=ifname), PodKey("default", pod or f"pod-{container}"), uid, sticky=sticky)
+
+
+def promise(pod: str, until: float) -> Promise:
+    return Promise(PodKey("default", pod), "terway", "eth0", until)
 
 
 def pool_of(view: Inventory, now: float = 0.0) -> Pool:
@@ -77,6 +81,9 @@ def grant(pool: Pool, wanted: Wish, now: float) -> Lease:
     return answer.lease
 
 
-def release(pool: Pool, held: AttachmentKey, now: float, *, cooldown: float = 30.0) -> None:
-    pool.retire(held)
-    pool.cool(held, now + cooldown, now)
+def release(
+    pool: Pool, held: AttachmentKey, now: float, *, cooldown: float = 30.0, sticky_s: float | None = None
+) -> None:
+    lease = pool.retire(held)
+    kept = None if sticky_s is None else Promise(lease.pod, held.network, held.ifname, now + sticky_s)
+    pool.cool(held, now + cooldown, now, kept)

@@ -94,6 +94,7 @@ class Fleet:
             enis=[_view(eni) for _, eni in sorted(self.enis.items()) if eni.id is not None and eni.slots],
             blocked=self.blocked,
             blocked_retry_after=None if retry_at is None else max(0.0, retry_at - now),
+            addresses_per_eni=self.limits.per_eni,
         )
 
 

@@ -5,8 +5,10 @@ ipam works without an API server: annotations come from the container runtime th
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Collection, Mapping
 
+from services.ipam.core import stickiness
 from services.ipam.core.garbage import PodFacts
 from shared.errors import NotFound
 from shared.kube.client import KubeClient
@@ -23,13 +25,19 @@ EVENT_SOURCE = "terway-daemon"
 STATIC_UID_ANNOTATIONS = ("kubernetes.io/config.mirror", "kubernetes.io/config.hash")
 """A static pod's sandbox carries the UID that kubelet computed, its mirror in the API server another."""
 
+GONE_REMEMBERED = 1024
+"""Deleted pods of this node whose owner is still known."""
+
 
 class Pods:
     """A mirror of this node's pods; `run` keeps it in step."""
 
-    def __init__(self, client: KubeClient, node_name: str) -> None:
+    def __init__(self, client: KubeClient, node_name: str, stateful_kinds: Collection[str]) -> None:
         self._client = client
+        self._kinds = stateful_kinds
         self._pods: dict[PodKey, Pod] = {}
+        self._gone: OrderedDict[PodKey, Pod] = OrderedDict()
+        """Deleted lately: a pod deleted by force is gone before its DEL comes."""
         self._recorder = Recorder(client, component=EVENT_SOURCE, host=node_name)
         self._reflector = Reflector(
             client, PODS, Pod, field_selector=f"spec.nodeName={node_name}", on_change=self._changed
@@ -63,6 +71,14 @@ class Pods:
                 raise NotFound(f"the pod {pod} with UID {uid} was replaced by one with UID {known.metadata.uid}")
         return known.metadata.annotations
 
+    def is_stateful(self, pod: PodKey, uid: str) -> bool:
+        """Does the mirror know the pod as one of those whose name comes back? Asks nobody."""
+        known = self._pods.get(pod) or self._gone.get(pod)
+        if known is None or not _is(known, uid):
+            return False
+        asked, _ = stickiness.asks_for_it(known.metadata.annotations)
+        return asked or stickiness.is_stateful(known.metadata.owner_references, self._kinds)
+
     def warn(self, pod: PodKey, uid: str, reason: str, message: str) -> None:
         """A Warning event on a pod; never waits, never fails."""
         known = self._pods.get(pod)
@@ -82,7 +98,11 @@ class Pods:
             case Applied(pod):
                 self._pods[_key(pod)] = pod
             case Deleted(pod):
-                self._pods.pop(_key(pod), None)
+                known = self._pods.pop(_key(pod), pod)
+                self._gone[_key(pod)] = known
+                self._gone.move_to_end(_key(pod))
+                if len(self._gone) > GONE_REMEMBERED:
+                    self._gone.popitem(last=False)
             case Synced():
                 pass  # the reflector remembers it
 

@@ -1,10 +1,12 @@
 """What ipam must not forget, in SQLite. The database is the last guard: it refuses what memory should never ask for.
 
 A lease is stored once, as JSON; the columns by which uniqueness is enforced are generated from it and cannot differ.
-`resting` keeps when a used address may be used again (and, after that time, how long it has been unused); `given_back`
-keeps the decision that nobody gets an address any more because it returns to the cloud.
+`resting` keeps when a used address may be used again (and, after that time, how long it has been unused); `promises`
+keeps whose it is meanwhile; `given_back` keeps the decision that nobody gets an address any more because it returns to
+the cloud; `milestones` keeps what this node has reached once and for all.
 """
 
+import math
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -13,10 +15,11 @@ from typing import Final, Self, TypeVar
 
 import msgspec
 
+from services.ipam.core.pool import Promise
 from shared.contracts.ipam import Lease
 from shared.crashpoint import crashpoint
 from shared.errors import Internal, Unavailable
-from shared.model import AttachmentKey, Ip
+from shared.model import AttachmentKey, Ip, PodKey
 from shared.sqlite import Database
 
 T = TypeVar("T")
@@ -52,6 +55,23 @@ MIGRATIONS: Final = (
         WHEN EXISTS (SELECT 1 FROM leases WHERE NEW.item IN (ipv4, ipv6))
         BEGIN SELECT RAISE(ABORT, 'the address is leased'); END
     """,
+    """
+    CREATE TABLE promises (
+        item      TEXT NOT NULL PRIMARY KEY,
+        namespace TEXT NOT NULL,
+        name      TEXT NOT NULL,
+        network   TEXT NOT NULL,
+        ifname    TEXT NOT NULL,
+        until     REAL NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE milestones (
+        name TEXT NOT NULL PRIMARY KEY,
+        at   REAL NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE TRIGGER giving_back_what_is_promised AFTER INSERT ON given_back
+        WHEN EXISTS (SELECT 1 FROM promises WHERE item = NEW.item AND until > NEW.since)
+        BEGIN SELECT RAISE(ABORT, 'the address waits for its pod'); END
+    """,
 )
 
 
@@ -61,6 +81,8 @@ class Remembered(msgspec.Struct, frozen=True):
     leases: list[Lease]
     resting: dict[Ip, float]
     given_back: list[Ip]
+    promises: dict[Ip, Promise] = {}
+    milestones: frozenset[str] = frozenset()
 
 
 class Store:
@@ -82,31 +104,39 @@ class Store:
     ) -> None:
         await self._database.close()
 
-    async def load(self, latest: float) -> Remembered:
+    async def load(self, latest: float, latest_promise: float = math.inf) -> Remembered:
         """Everything. Internal: a row cannot be read.
 
-        No rest can end after `latest` but one that was written before the clock was set back; it is shortened.
+        No rest can end after `latest`, and no promise after `latest_promise`, but one that was written before the clock
+        was set back; it is shortened.
         """
 
         def read(connection: sqlite3.Connection) -> Remembered:
             connection.execute("UPDATE resting SET until = ? WHERE until > ?", (latest, latest))
+            connection.execute("UPDATE promises SET until = ? WHERE until > ?", (latest_promise, latest_promise))
             try:
                 leases = [msgspec.json.decode(text, type=Lease) for (text,) in connection.execute(_ALL_LEASES)]
             except msgspec.DecodeError as error:
                 raise Internal(f"{self._database.path} holds a lease that cannot be read: {error}") from error
             resting = dict(map(tuple, connection.execute("SELECT item, until FROM resting")))
             given_back = [item for (item,) in connection.execute("SELECT item FROM given_back ORDER BY since")]
-            return Remembered(leases, resting, given_back)
+            promises = {
+                item: Promise(PodKey(namespace, name), network, ifname, until)
+                for item, namespace, name, network, ifname, until in connection.execute(_ALL_PROMISES)
+            }
+            milestones = frozenset(name for (name,) in connection.execute("SELECT name FROM milestones"))
+            return Remembered(leases, resting, given_back, promises, milestones)
 
         return await self._database.write(read)
 
     async def grant(self, lease: Lease, item: Ip, now: float) -> None:
-        """A sandbox has this address. Internal: it is in use, given back, or still rests at `now`."""
+        """A sandbox has this address. Internal: it is in use, given back, or rests at `now` and not for its pod."""
         text = msgspec.json.encode(lease).decode()
         key = lease.key
 
         def write(connection: sqlite3.Connection) -> None:
-            connection.execute("DELETE FROM resting WHERE item = ? AND until <= ?", (item, now))
+            connection.execute(_END_REST, (item, now, lease.pod.namespace, lease.pod.name, key.network, key.ifname))
+            connection.execute("DELETE FROM promises WHERE item = ?", (item,))
             connection.execute(
                 "INSERT INTO leases (network, container_id, ifname, lease) VALUES (?, ?, ?, ?)",
                 (key.network, key.container_id, key.ifname, text),
@@ -115,8 +145,8 @@ class Store:
 
         await self._write(write, f"lease {item} to {lease.pod}", outlasts_power=False)
 
-    async def release(self, key: AttachmentKey, item: Ip, until: float) -> None:
-        """The sandbox has it no more; it rests."""
+    async def release(self, key: AttachmentKey, item: Ip, until: float, promise: Promise | None = None) -> None:
+        """The sandbox has it no more; it rests, and waits for its pod where there is a promise."""
 
         def write(connection: sqlite3.Connection) -> None:
             connection.execute(
@@ -124,6 +154,10 @@ class Store:
                 (key.network, key.container_id, key.ifname),
             )
             connection.execute(_REST, (item, until))
+            if promise is not None:
+                pod = promise.pod
+                row = (item, pod.namespace, pod.name, promise.network, promise.ifname, promise.until)
+                connection.execute("INSERT OR REPLACE INTO promises VALUES (?, ?, ?, ?, ?, ?)", row)
             crashpoint("ipam.release.before_commit")
 
         await self._write(write, f"release {item}", outlasts_power=False)
@@ -154,9 +188,18 @@ class Store:
         def write(connection: sqlite3.Connection) -> None:
             connection.executemany("DELETE FROM given_back WHERE item = ?", gone)
             connection.executemany("DELETE FROM resting WHERE item = ?", gone)
+            connection.executemany("DELETE FROM promises WHERE item = ?", gone)
             crashpoint("ipam.give_back.before_forget")
 
         await self._write(write, "forget what was given back")
+
+    async def reach(self, milestone: str, now: float) -> None:
+        """This node has come so far, and need not again."""
+
+        def write(connection: sqlite3.Connection) -> None:
+            connection.execute("INSERT OR IGNORE INTO milestones VALUES (?, ?)", (milestone, now))
+
+        await self._write(write, f"remember {milestone}")
 
     async def _write(self, fn: Callable[[sqlite3.Connection], T], doing: str, *, outlasts_power: bool = True) -> T:
         """`outlasts_power` False: about sandboxes, which a power cut ends too; any other death the write survives."""
@@ -169,4 +212,10 @@ class Store:
 
 
 _ALL_LEASES: Final = "SELECT lease FROM leases ORDER BY network, container_id, ifname"
+_ALL_PROMISES: Final = "SELECT item, namespace, name, network, ifname, until FROM promises"
+_END_REST: Final = """
+    DELETE FROM resting WHERE item = ?1 AND (until <= ?2 OR EXISTS (
+        SELECT 1 FROM promises WHERE item = ?1 AND until > ?2 AND (namespace, name, network, ifname) = (?3, ?4, ?5, ?6)
+    ))
+"""
 _REST: Final = "INSERT INTO resting VALUES (?, ?) ON CONFLICT (item) DO UPDATE SET until = excluded.until"

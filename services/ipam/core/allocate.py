@@ -6,6 +6,10 @@ Theory of operation
 and why) or Refuse (waiting cannot help). It changes nothing. A sandbox that holds a lease already is not choose's
 business: the caller answers with that lease (`held`), which is what makes a repeated ADD free of effects.
 
+A sticky pod that comes back gets the item that waits for it (`Pool.kept_for`), if there is one. Another pod gets a
+promised item only when the node is at its capacity and nothing cools: then a promise that nobody may ever redeem must
+not keep a pod from starting.
+
 Among idle items the longest unused goes first: rest beyond the cooldown is the cheapest insurance against a peer that
 still believes in the address's last owner.
 
@@ -18,7 +22,7 @@ from itertools import count
 
 import msgspec
 
-from services.ipam.core.pool import ItemState, Phase, Pool
+from services.ipam.core.pool import Item, ItemState, Phase, Pool
 from shared.contracts.ipam import Bandwidth, Lease
 from shared.errors import Conflict, Exhausted, SuiteError
 from shared.model import AttachmentKey, PodKey, host_link_name
@@ -31,6 +35,7 @@ class Wish(msgspec.Struct, frozen=True):
     pod: PodKey
     pod_uid: str = ""
     bandwidth: Bandwidth = Bandwidth()
+    sticky: bool = False
 
 
 class Grant(msgspec.Struct, frozen=True):
@@ -65,12 +70,11 @@ def choose(pool: Pool, wish: Wish, now: float) -> Grant | Wait | Refuse:
     """What to answer to a sandbox that holds nothing."""
     if pool.mode is None:
         return Wait("eni_manager has not said yet which addresses this node has")
-    idle = pool.idle(now)
-    if not idle:
+    item = pool.kept_for(wish.pod, wish.key, now) or next(iter(pool.idle(now)), None) or _at_capacity(pool, now)
+    if item is None:
         if pool.synced and pool.capacity <= 0:
             return Refuse(Exhausted(f"this node can hold no pod address in mode {pool.mode}: its capacity is 0"))
         return Wait(shortage(pool, now))
-    item = idle[0]
     eni = pool.enis[item.eni]
     return Grant(
         Lease(
@@ -87,8 +91,18 @@ def choose(pool: Pool, wish: Wish, now: float) -> Grant | Wait | Refuse:
             subnet6=eni.subnet6,
             bandwidth=wish.bandwidth,
             granted_at=now,
+            sticky=wish.sticky,
         )
     )
+
+
+def _at_capacity(pool: Pool, now: float) -> Item | None:
+    """A promised item, for a pod that nothing else is left for; None: something else will come, or nothing can."""
+    states = [pool.state(item, now) for item in pool.items]
+    kept = len(states) - states.count(ItemState.GIVEN_BACK)
+    if not pool.synced or kept < pool.capacity or ItemState.COOLING in states:
+        return None
+    return pool.breakable(now)
 
 
 def choose_host_link(pool: Pool, wish: Wish) -> str:
@@ -109,7 +123,10 @@ def shortage(pool: Pool, now: float) -> str:
     states = [pool.state(item, now) for item in pool.items]
     cooling = states.count(ItemState.COOLING)
     taken = sum(state in (ItemState.LEASED, ItemState.GRANTING, ItemState.RELEASING) for state in states)
+    promised = states.count(ItemState.PROMISED)
     counted = f"{taken} of at most {pool.capacity} addresses are in use and {cooling} cool down"
+    if promised:
+        counted += f", {promised} wait for sticky pods"
     if pool.blocked:
         return f"{pool.blocked} ({counted})"
     if len(states) >= pool.capacity:
@@ -123,5 +140,7 @@ def outlook(pool: Pool, waiting: int, now: float) -> str:
         return shortage(pool, now)
     states = [pool.state(item, now) for item in pool.items]
     soon = states.count(ItemState.IDLE) + states.count(ItemState.COOLING)
+    if len(states) >= pool.capacity:
+        soon += states.count(ItemState.PROMISED)
     growth = 0 if pool.blocked else max(pool.capacity - len(states), 0) + states.count(ItemState.UNUSABLE)
     return "" if soon + growth > waiting else shortage(pool, now)

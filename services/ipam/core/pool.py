@@ -7,7 +7,8 @@ Three parties have a say in it, and each owns one thing that is kept here, so th
 
 * eni_manager's inventory says which items exist and are usable (`items`);
 * a sandbox holds items, one per attachment key (`holds`);
-* ipam itself lets an item rest after use (`resting`) and marks what it gives back to the cloud (`marks`).
+* ipam itself lets an item rest after use (`resting`), promises some to the pod that had them (`promises`), and marks
+  what it gives back to the cloud (`marks`).
 
 What an item is *now* follows from these by `state()`; there is no stored state that could drift from them:
 
@@ -18,6 +19,10 @@ What an item is *now* follows from these by `state()`; there is no stored state 
                   +--mark--> marking --marked--> given back --refused-----------------------------+
                   ^            |                     |
                   +---unmark---+                     +--leaves the inventory, forget--> absent
+
+A sticky pod's item goes through `promised` on its way from releasing to idle: until the promise lapses it is idle for
+a pod of that name alone, which need not wait for the end of the rest either: peers that still believe in the last owner
+are right. Others get it only when `allocate.choose` finds the node at its capacity, and never before it has rested.
 
 granting, releasing and marking are the times in which the database writes: the item is locked, and what the world may
 see changes only when the write is done (commit, cool, marked) or has failed (abandon, keep, unmark).
@@ -30,14 +35,14 @@ Times are seconds on one clock that the caller passes in; a resting item's time 
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 
 import msgspec
 
 from shared.contracts.eni import EniView, Inventory
 from shared.contracts.ipam import Lease
-from shared.model import AttachmentKey, EniId, Ip, Mode
+from shared.model import AttachmentKey, EniId, Ip, Mode, PodKey
 
 STORY_LENGTH = 16
 """Events remembered per item, for people."""
@@ -70,6 +75,7 @@ class ItemState(StrEnum):
     UNUSABLE = "unusable"
     IDLE = "idle"
     COOLING = "cooling"
+    PROMISED = "promised"
     GRANTING = "granting"
     LEASED = "leased"
     RELEASING = "releasing"
@@ -90,6 +96,19 @@ class Item(msgspec.Struct, frozen=True):
     def addresses(self) -> tuple[Ip, ...]:
         """The addresses that there are, IPv4 first."""
         return tuple(address for address in (self.ipv4, self.ipv6) if address is not None)
+
+
+class Promise(msgspec.Struct, frozen=True):
+    """Whose an item is, until then, when they come back: a pod by name, on one network, with one interface."""
+
+    pod: PodKey
+    network: str
+    ifname: str
+    until: float
+
+    def covers(self, pod: PodKey, key: AttachmentKey) -> bool:
+        """Is this the pod that it was given to?"""
+        return (self.pod, self.network, self.ifname) == (pod, key.network, key.ifname)
 
 
 class Hold(msgspec.Struct, frozen=True):
@@ -134,7 +153,11 @@ class Pool:
         self.host_links: dict[str, AttachmentKey] = {}
         self.resting: dict[Ip, float] = {}
         """When an item that was used may be used again. Kept after that time too: it orders the idle ones."""
+        self.promises: dict[Ip, Promise] = {}
+        """Kept when they have lapsed, too, as long as the item's rest is."""
         self.marks: dict[Ip, Mark] = {}
+        self.per_eni = 0
+        """How many items one ENI can hold; 0: not known."""
         self.stories: dict[Ip, deque[StoryLine]] = {}
 
     # ---- questions
@@ -151,6 +174,8 @@ class Pool:
             return ItemState.ABSENT
         if not known.usable or any(address in self.holders for address in known.addresses):
             return ItemState.UNUSABLE
+        if self._promised(item, now):
+            return ItemState.PROMISED
         return ItemState.COOLING if self.resting.get(item, now) > now else ItemState.IDLE
 
     def idle(self, now: float) -> list[Item]:
@@ -159,9 +184,23 @@ class Pool:
         found.sort(key=lambda item: self.resting.get(item.id, 0.0))
         return found
 
+    def kept_for(self, pod: PodKey, key: AttachmentKey, now: float) -> Item | None:
+        """The item that waits for this pod, the one that it had last."""
+        found = [item for item in self._in_state(ItemState.PROMISED, now) if self.promises[item.id].covers(pod, key)]
+        return max(found, key=lambda item: self.promises[item.id].until, default=None)
+
+    def breakable(self, now: float) -> Item | None:
+        """The promised item that could go to another pod: it has rested, and its promise lapses soonest."""
+        found = [item for item in self._in_state(ItemState.PROMISED, now) if self.resting.get(item.id, now) <= now]
+        return min(found, key=lambda item: self.promises[item.id].until, default=None)
+
     def next_cooled(self, now: float) -> float | None:
-        """When the next cooling item becomes idle; None: nothing cools."""
-        return min((self.resting[i] for i in self.items if self.state(i, now) is ItemState.COOLING), default=None)
+        """When time alone next changes what an item is, or who may have it; None: it will not."""
+        times = [self.resting[item.id] for item in self._in_state(ItemState.COOLING, now)]
+        for item in self._in_state(ItemState.PROMISED, now):
+            rested = self.resting.get(item.id, now)
+            times.append(rested if rested > now else self.promises[item.id].until)
+        return min(times, default=None)
 
     def differences(self) -> dict[AttachmentKey, str]:
         """The leases that a synced inventory contradicts, one sentence each. They are reported, never replaced."""
@@ -187,7 +226,7 @@ class Pool:
         if not self.synced:
             return []
         gone = self.resting.keys() - self.items.keys() - self.marks.keys()
-        return sorted(item for item in gone if self.resting[item] <= now)
+        return sorted(item for item in gone if self.resting[item] <= now and not self._promised(item, now))
 
     # ---- what eni_manager says
 
@@ -209,17 +248,25 @@ class Pool:
         self.epoch, self.generation, self.synced = inventory.epoch, inventory.generation, inventory.synced
         self.mode, self.capacity = inventory.mode, inventory.capacity
         self.blocked, self.blocked_retry_after = inventory.blocked, inventory.blocked_retry_after
+        self.per_eni = inventory.addresses_per_eni
         for item in self.stories.keys() - self.items.keys() - self.holders.keys() - self.marks.keys():
             del self.stories[item]
 
     # ---- what the database said at start
 
-    def restore(self, leases: Iterable[Lease], resting: dict[Ip, float], marks: Iterable[Ip], now: float) -> None:
+    def restore(
+        self,
+        leases: Iterable[Lease],
+        resting: dict[Ip, float],
+        marks: Iterable[Ip],
+        now: float,
+        promises: Mapping[Ip, Promise] = {},
+    ) -> None:
         """Take over what was durable when ipam stopped; once, before anything else."""
         for lease in leases:
             self._hold(lease, Phase.LEASED)
             self.tell(item_id(lease), now, f"leased to {lease.pod} since before the restart")
-        self.resting = dict(resting)
+        self.resting, self.promises = dict(resting), dict(promises)
         self.marks = dict.fromkeys(marks, Mark.MARKED)
         self.check()
 
@@ -228,7 +275,7 @@ class Pool:
     def reserve(self, lease: Lease, now: float) -> None:
         """Lock the lease's item while the lease is being written."""
         item = item_id(lease)
-        if self.state(item, now) is not ItemState.IDLE:
+        if self.state(item, now) is not ItemState.IDLE and not self._may_be_taken(item, lease, now):
             raise BrokenInvariant(f"{item} is {self.state(item, now)}, not idle: {self.story(item)}")
         self._hold(lease, Phase.GRANTING)
 
@@ -236,6 +283,7 @@ class Pool:
         """The lease is durable."""
         lease = self._move(key, Phase.GRANTING, Phase.LEASED)
         self.resting.pop(item_id(lease), None)
+        self.promises.pop(item_id(lease), None)
         self.tell(item_id(lease), now, f"leased to {lease.pod} ({key})")
 
     def abandon(self, key: AttachmentKey, now: float) -> None:
@@ -252,11 +300,13 @@ class Pool:
         """The end of the lease could not be written: it goes on."""
         self._move(key, Phase.RELEASING, Phase.LEASED)
 
-    def cool(self, key: AttachmentKey, until: float, now: float) -> None:
-        """The end of the lease is durable: its item rests until `until`."""
+    def cool(self, key: AttachmentKey, until: float, now: float, promise: Promise | None = None) -> None:
+        """The end of the lease is durable: its item rests until `until`, and may be promised to its pod."""
         lease = self._move(key, Phase.RELEASING, Phase.RELEASING)
         self._drop(lease)
         self.resting[item_id(lease)] = until
+        if promise is not None:
+            self.promises[item_id(lease)] = promise
         self.tell(item_id(lease), now, f"released by {lease.pod} ({key}), rests for {max(until - now, 0.0):.0f} s")
 
     # ---- giving back
@@ -296,6 +346,7 @@ class Pool:
         for item in items:
             self.marks.pop(item, None)
             self.resting.pop(item, None)
+            self.promises.pop(item, None)
 
     # ---- for people
 
@@ -324,6 +375,21 @@ class Pool:
         for hold in self.holds.values():
             if hold.phase is not Phase.GRANTING and item_id(hold.lease) in self.resting:
                 raise BrokenInvariant(f"{item_id(hold.lease)} rests while {hold.lease.key} holds it")
+        if unrested := self.promises.keys() - self.resting.keys():
+            raise BrokenInvariant(f"promised without a rest, so for ever: {sorted(unrested)}")
+
+    def _in_state(self, state: ItemState, now: float) -> list[Item]:
+        return [item for item in self.items.values() if self.state(item.id, now) is state]
+
+    def _promised(self, item: Ip, now: float) -> bool:
+        promise = self.promises.get(item)
+        return promise is not None and promise.until > now
+
+    def _may_be_taken(self, item: Ip, lease: Lease, now: float) -> bool:
+        """A promised item: by its pod at any time, by another once it has rested (who, is not ours to say)."""
+        if self.state(item, now) is not ItemState.PROMISED:
+            return False
+        return self.promises[item].covers(lease.pod, lease.key) or self.resting.get(item, now) <= now
 
     def _hold(self, lease: Lease, phase: Phase) -> None:
         if lease.key in self.holds:

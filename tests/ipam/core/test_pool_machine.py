@@ -6,12 +6,13 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from services.ipam.core import sizing
 from services.ipam.core.allocate import Grant, choose, held
-from services.ipam.core.pool import ItemState, Phase, Pool, item_id
+from services.ipam.core.pool import ItemState, Phase, Pool, Promise, item_id
 from shared.contracts.ipam import Lease
 from shared.model import AttachmentKey, Ip
 from tests.ipam.world import eni, inventory, item, key, wish
 
 COOLDOWN = 30.0
+STICKY = 100.0
 CONTAINERS = st.sampled_from("abcdefgh")
 ADDRESSES = st.sets(st.integers(1, 12))
 
@@ -26,6 +27,7 @@ class PoolLife(RuleBasedStateMachine):
         self.leases: dict[AttachmentKey, Lease] = {}
         self.resting: dict[Ip, float] = {}
         self.marks: set[Ip] = set()
+        self.promises: dict[Ip, Promise] = {}
         self.freed: dict[Ip, float] = {}
         self.generation = 0
 
@@ -56,18 +58,26 @@ class PoolLife(RuleBasedStateMachine):
         name = item_id(lease)
         assert name in self.pool.items and self.pool.items[name].usable
         assert name not in self.marks
-        assert self.freed.get(name, 0.0) <= self.now, "handed out before its rest was over"
+        promised = self.promises.get(name)
+        if promised is not None and promised.until > self.now and promised.pod == lease.pod:
+            pass  # its own address back, at any time
+        else:
+            assert self.freed.get(name, 0.0) <= self.now, "handed out before its rest was over"
+            if promised is not None and promised.until > self.now:
+                assert len(self.pool.items.keys() - self.marks) >= self.pool.capacity, "broken below capacity"
+                assert not self.pool.idle(self.now), "broken while something was idle"
         assert name not in {item_id(other) for other in self.leases.values()}
         self.pool.reserve(lease, self.now)
         if durable:
             self.leases[lease.key] = lease
             self.resting.pop(name, None)
+            self.promises.pop(name, None)
             self.pool.commit(lease.key, self.now)
         else:
             self.pool.abandon(lease.key, self.now)
 
-    @rule(container=CONTAINERS, durable=st.booleans())
-    def delete(self, container: str, durable: bool) -> None:
+    @rule(container=CONTAINERS, durable=st.booleans(), sticky=st.booleans())
+    def delete(self, container: str, durable: bool, sticky: bool) -> None:
         if key(container) not in self.pool.holds:
             return
         lease = self.pool.retire(key(container))
@@ -77,7 +87,10 @@ class PoolLife(RuleBasedStateMachine):
         until = self.now + COOLDOWN
         del self.leases[lease.key]
         self.resting[item_id(lease)] = self.freed[item_id(lease)] = until
-        self.pool.cool(lease.key, until, self.now)
+        promise = Promise(lease.pod, lease.key.network, lease.key.ifname, self.now + STICKY) if sticky else None
+        if promise is not None:
+            self.promises[item_id(lease)] = promise
+        self.pool.cool(lease.key, until, self.now, promise)
 
     @rule(number=st.integers(0, 12), durable=st.booleans())
     def give_back(self, number: int, durable: bool) -> None:
@@ -103,18 +116,20 @@ class PoolLife(RuleBasedStateMachine):
     def forget_what_departed(self) -> None:
         gone = self.pool.departed()
         self.marks -= set(gone)
+        gone += self.pool.rested_elsewhere(self.now)
         for name in gone:
             self.resting.pop(name, None)
+            self.promises.pop(name, None)
         self.pool.forget(gone)
 
-    @rule(seconds=st.floats(0.0, 40.0))
+    @rule(seconds=st.floats(0.0, 80.0))
     def time_passes(self, seconds: float) -> None:
         self.now += seconds
 
     @rule()
     def restart(self) -> None:
         self.pool = Pool()
-        self.pool.restore(self.leases.values(), self.resting, self.marks, self.now)
+        self.pool.restore(self.leases.values(), self.resting, self.marks, self.now, self.promises)
 
     @invariant()
     def memory_is_what_is_durable(self) -> None:
@@ -122,6 +137,7 @@ class PoolLife(RuleBasedStateMachine):
         assert {k: hold.lease for k, hold in self.pool.holds.items()} == self.leases
         assert all(hold.phase is Phase.LEASED for hold in self.pool.holds.values())
         assert self.pool.resting == self.resting
+        assert self.pool.promises == self.promises
         assert set(self.pool.marks) == self.marks
 
     @invariant()

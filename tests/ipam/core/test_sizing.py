@@ -1,8 +1,18 @@
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.ipam.core.sizing import Counts, Watermarks, count, excess, needed, surplus
+from services.ipam.core.sizing import (
+    Counts,
+    Watermarks,
+    count,
+    excess,
+    needed,
+    reclaimable,
+    surplus,
+    warmed_up,
+)
 from tests.ipam.world import eni, grant, inventory, ip, item, key, one_eni, pool_of, release, wish
 
 
@@ -35,6 +45,53 @@ def test_a_pod_that_comes_or_goes_between_the_marks_moves_nothing() -> None:
     marks = Watermarks(2, 5)
     totals = {needed(counts(used=used, idle=10 - used), marks, 30) for used in range(5, 9)}
     assert totals == {10}
+
+
+@pytest.mark.parametrize(
+    ("have", "total"),
+    [
+        (counts(), 12),
+        (counts(idle=8), 12),
+        (counts(used=2, idle=12), 12),
+        (counts(used=9, idle=3, waiting=4), 13),
+    ],
+)
+def test_a_node_that_warms_up_holds_more_than_the_high_mark(have: Counts, total: int) -> None:
+    marks = Watermarks(0, 5, warm_up=12)
+    assert needed(have, marks, 30) == total
+    assert needed(have, marks, 10) <= 10, "never more than the node can hold"
+
+
+def test_warming_up_ends_when_the_node_has_held_as_many_once() -> None:
+    marks = Watermarks(0, 5, warm_up=12)
+    assert not warmed_up(counts(used=3, idle=8), marks, 30)
+    assert warmed_up(counts(used=3, idle=9), marks, 30)
+    assert warmed_up(counts(used=3, idle=7), marks, 10), "a small node is as warm as it can be"
+    assert excess(counts(idle=12), marks) == 0
+    assert excess(counts(idle=14), marks) == 2
+    assert excess(counts(idle=12), Watermarks(0, 5)) == 7
+
+
+def test_promised_items_are_as_good_as_used() -> None:
+    marks = Watermarks(2, 5)
+    before = needed(counts(used=10, idle=3), marks, 30)
+    away = msgspec.structs.replace(counts(idle=3), promised=10)
+    assert needed(away, marks, 30) == before == 13
+    assert excess(away, marks) == 0
+
+
+@pytest.mark.parametrize(
+    ("have", "batch", "goes"),
+    [
+        (counts(used=4, idle=9), 5, 5),
+        (counts(used=4, idle=4), 5, 2),
+        (counts(used=4, idle=2, cooling=2), 5, 2),
+        (counts(used=4, idle=2), 5, 0),
+        (counts(used=4, idle=9, waiting=1), 5, 0),
+    ],
+)
+def test_a_quiet_node_gives_back_a_few_at_a_time_down_to_the_low_mark(have: Counts, batch: int, goes: int) -> None:
+    assert reclaimable(have, Watermarks(2, 10), batch) == goes
 
 
 small = st.integers(0, 40)
