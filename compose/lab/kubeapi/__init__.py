@@ -4,11 +4,10 @@
     api.py        the verbs: get, list, create, replace, patch, delete, bind
     rules.py      what happens to an object on its way in        crds.py      kinds that are added at run time
     defaults.py   what is filled in                              validation/  what is refused, field by field
-    allocation.py the addresses of Services
     store.py      objects, versions, history                     watching.py  what a watcher is told
     selectors.py  label and field selectors                      patches.py   merge, JSON and strategic patches
-    kinds.py      what is served                                 discovery.py the documents that say so
-    tables.py     what `kubectl get` prints
+    kinds.py      what is served                                 discovery.py, openapi.py   the documents that say so
+    tables.py     what `kubectl get` prints                      allocation.py              addresses of Services
     status.py     refusals in Kubernetes' words                  faults.py    what goes wrong on purpose
 
 Only server.py and faults.py know of asyncio. Nothing here schedules pods or runs controllers.

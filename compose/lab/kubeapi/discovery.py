@@ -89,36 +89,3 @@ def _subresource(kind: Kind, name: str) -> Json:
         "kind": kind.kind,
     }
     return entry | _SUBRESOURCE_KINDS[name]
-
-
-# ---- OpenAPI v3, as much as kubectl asks of it: that the server takes `fieldValidation`, so that it need not validate
-
-
-def openapi_index(kinds: Iterable[Kind]) -> Json:
-    """/openapi/v3: where each group's version is described."""
-    paths = {_openapi_path(kind): {"serverRelativeURL": f"/openapi/v3/{_openapi_path(kind)}"} for kind in kinds}
-    return {"paths": paths}
-
-
-def openapi_document(path: str, kinds: Iterable[Kind]) -> Json | None:
-    """/openapi/v3/<path>; None when nothing of that version is served."""
-    described = {
-        f"/{path}/{kind.plural}/{{name}}": _patch_operation(kind) for kind in kinds if _openapi_path(kind) == path
-    }
-    if not described:
-        return None
-    return {"openapi": "3.0.0", "info": {"title": "Kubernetes", "version": VERSION["gitVersion"]}, "paths": described}
-
-
-def _openapi_path(kind: Kind) -> str:
-    return f"apis/{kind.api_version}" if kind.group else f"api/{kind.version}"
-
-
-def _patch_operation(kind: Kind) -> Json:
-    return {
-        "patch": {
-            "x-kubernetes-group-version-kind": {"group": kind.group, "version": kind.version, "kind": kind.kind},
-            "parameters": [{"name": "fieldValidation", "in": "query", "schema": {"type": "string"}}],
-            "responses": {"200": {"description": "OK"}},
-        }
-    }

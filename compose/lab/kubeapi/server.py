@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from compose.lab.kubeapi import discovery, status, tables
+from compose.lab.kubeapi import discovery, openapi, status, tables
 from compose.lab.kubeapi.api import APPLY, Api, DeleteOptions, ListOptions, version_of
 from compose.lab.kubeapi.faults import Faults
 from compose.lab.kubeapi.paths import Target, target_of
@@ -88,7 +88,7 @@ class KubeApi:
             return _json(refusal.body(), status_code=refusal.code, headers=headers)
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
-        document = self._document(request.path)
+        document = self._document(request)
         if document is not None:
             return document
         api = self._api_for(request)
@@ -115,10 +115,10 @@ class KubeApi:
                 return _json(api.delete_collection(target.kind, _list_options(request, target), options))
         raise status.method_not_allowed()
 
-    def _document(self, path: str) -> web.Response | None:
+    def _document(self, request: web.Request) -> web.Response | None:
         """What is served besides objects: discovery, the version, health."""
         kinds = self.api.kinds
-        match path.strip("/").split("/"):
+        match request.path.strip("/").split("/"):
             case ["version"]:
                 return _json(discovery.VERSION)
             case ["api"]:
@@ -132,9 +132,13 @@ class KubeApi:
             case ["apis", group, version]:
                 found = discovery.resource_list(group, version, kinds)
             case ["openapi", "v3"]:
-                return _json(discovery.openapi_index(kinds))
+                return _json(openapi.v3_index(kinds))
             case ["openapi", "v3", *rest]:
-                found = discovery.openapi_document("/".join(rest), kinds)
+                found = openapi.v3_document("/".join(rest), kinds)
+            case ["openapi", "v2"] if "protobuf" in request.headers.get("Accept", ""):
+                return web.Response(body=openapi.v2_protobuf(kinds), headers={"Content-Type": openapi.V2_PROTOBUF})
+            case ["openapi", "v2"]:
+                return _json(openapi.v2_document(kinds))
             case ["healthz" | "livez" | "readyz", *_]:
                 return web.Response(text="ok")
             case ["api" | "apis", *_]:
