@@ -75,7 +75,7 @@ async def _boot(layout: Layout, name: str, options: Options, owner: int) -> Node
         )
         await node.register(api, facts, layout.lab)
     corner = layout.node(name)
-    if _machine_before(layout, name) != facts.instance_id:
+    if not _same_cloud(layout, about):
         shutil.rmtree(corner.folder, ignore_errors=True)
     corner.folder.mkdir(exist_ok=True)
     services.write_config(corner, node.config_of(corner, facts, options, about))
@@ -101,11 +101,11 @@ async def _cloud(layout: Layout) -> dict[str, Any]:
     return about
 
 
-def _machine_before(layout: Layout, name: str) -> str:
-    """The instance whose disk this is; empty when there was none."""
+def _same_cloud(layout: Layout, about: dict[str, Any]) -> bool:
+    """Whether this disk was made under this cloud. Each has a key of its own; instances are numbered alike in all."""
     with suppress(SuiteError, msgspec.MsgspecError):
-        return record.read(layout).facts(name).instance_id
-    return ""
+        return record.read(layout).about["access_key_id"] == about["access_key_id"]
+    return False
 
 
 # ---- off
