@@ -6,6 +6,7 @@ from typing import Final
 import click
 
 GROUPS: Final = {
+    "capacity": ("services.eni_manager.ctl:capacity", "How many pods a type of machine can host, in every mode."),
     "lab": ("compose.lab.cli:lab", "A VPC of real packets on this machine: nodes, pods, probes."),
 }
 """Name -> where it lives, and its line of help, which must not cost its import."""

@@ -130,6 +130,10 @@ class _Type(msgspec.Struct, rename="pascal"):
     eni_quantity: int
     eni_private_ip_address_quantity: int
     eni_ipv6_address_quantity: int = 0
+    eni_total_quantity: int = 0
+    eni_trunk_supported: bool = False
+    eri_quantity: int = 0
+    cpu_core_count: int = 0
 
 
 class _TypeList(msgspec.Struct, rename="pascal"):
@@ -250,7 +254,14 @@ class Ecs:
         for kind in answer.instance_types.instance_type:
             if kind.instance_type_id == name:
                 return InstanceType(
-                    name, kind.eni_quantity, kind.eni_private_ip_address_quantity, kind.eni_ipv6_address_quantity
+                    name,
+                    kind.eni_quantity,
+                    kind.eni_private_ip_address_quantity,
+                    kind.eni_ipv6_address_quantity,
+                    eni_total=kind.eni_total_quantity,
+                    trunk=kind.eni_trunk_supported,
+                    eri=kind.eri_quantity,
+                    cpus=kind.cpu_core_count,
                 )
         raise NotFound(f"the cloud knows no instance type {name}")
 

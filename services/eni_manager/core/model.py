@@ -207,6 +207,13 @@ class InstanceType(msgspec.Struct, frozen=True):
     """P"""
     ipv6_per_eni: int = 0
     """V"""
+    eni_total: int = 0
+    """T: with the members of a trunk"""
+    trunk: bool = False
+    eri: int = 0
+    """E"""
+    cpus: int = 0
+    """0: not known."""
 
 
 class Limits(msgspec.Struct, frozen=True):
