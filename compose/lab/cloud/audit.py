@@ -3,10 +3,10 @@
 import msgspec
 
 from compose.lab.cloud.cloud import Cloud
-from compose.lab.cloud.core.model import Eni, EniStatus, EniType
+from compose.lab.cloud.core.model import Eni, EniStatus, EniType, RouteStatus
 from compose.lab.fabric import names
 from compose.lab.fabric.vpc import Link, VpcFabric
-from shared.model import Ip
+from shared.model import Cidr, Ip
 
 _PLUGGED = (EniStatus.IN_USE, EniStatus.DETACHING)
 
@@ -18,8 +18,8 @@ class Audit(msgspec.Struct, frozen=True):
     namespaces: list[str]
     nodes: dict[str, list[Link]]
     enis: list[Eni]
-    delivered: dict[Ip, str]
-    """Address to the ENI that the kernel delivers it to."""
+    delivered: dict[Ip | Cidr, str]
+    """Address, prefix or routed destination to the ENI that the kernel delivers it to."""
 
 
 async def audit(cloud: Cloud, fabric: VpcFabric) -> Audit:
@@ -30,7 +30,9 @@ async def audit(cloud: Cloud, fabric: VpcFabric) -> Audit:
     delivered = await fabric.delivered()
     enis = list(cloud.account.enis.values())
     plugged = {e.id: e for e in enis if e.status in _PLUGGED and e.type is not EniType.MEMBER}
-    assigned = {address: e.id for e in plugged.values() for address in e.ipv4}
+    assigned = {address: e.id for e in plugged.values() for address in e.everything}
+    available = [r for r in cloud.account.routes.values() if r.status is RouteStatus.AVAILABLE]
+    assigned |= {r.destination: r.eni for r in available if r.eni in plugged}
     problems = [
         *(f"{e} is {plugged[e].status} and has no device" for e in sorted(plugged.keys() - ports)),
         *(f"{e} has a device and is not attached" for e in sorted(ports - plugged.keys())),

@@ -22,7 +22,8 @@ from compose.lab.cloud.core.model import AccessKey, Delays
 from compose.lab.cloud.faults import FaultDesk
 from compose.lab.fabric import names
 from compose.lab.fabric.capture import Captures
-from compose.lab.fabric.script import Plan, Subnet
+from compose.lab.fabric.port import Subnet
+from compose.lab.fabric.script import Plan
 from compose.lab.fabric.vpc import VpcFabric, remove_leftovers
 from compose.lab.kubeapi import KubeApi
 from shared import log as logs
@@ -81,7 +82,7 @@ def plan(lab: str, layout: Layout) -> Plan:
     return Plan(
         lab=lab,
         vpc_cidr=Cidr(layout.vpc_cidr),
-        subnets=tuple(Subnet(v.id, Cidr(v.cidr), v.gateway) for v in layout.vswitches),
+        subnets=tuple(Subnet(v.id, Cidr(v.cidr), v.gateway, Cidr(v.ipv6_cidr), v.gateway6) for v in layout.vswitches),
         services=(METADATA, OPENAPI, KUBERNETES),
     )
 

@@ -1,32 +1,21 @@
-"""What the kernel is told, as text for `ip -batch` and `nft -f`. Pure, so that it can be read and tested."""
-
-from collections.abc import Iterable, Sequence
+"""What `ip` and /proc/sys are told. Pure, so that it can be read and tested; `firewall.py` is the same for nft."""
 
 import msgspec
 
+from compose.lab.fabric.port import Port, Subnet
 from shared.model import Cidr, Ip, Mac
 
 GATEWAY_MAC = Mac("ee:ff:ff:ff:ff:ff")
-"""Every vSwitch's gateway; fixed, or a bridge would take the least MAC of its ports."""
+"""Every vSwitch's gateway, on every port: no two ports share a link."""
 
 OUTSIDE_LINK = "out0"
 
-
-class Subnet(msgspec.Struct, frozen=True):
-    """A vSwitch; `name` becomes its bridge's, at most 15 characters."""
-
-    name: str
-    cidr: Cidr
-    gateway: Ip
-
-    @property
-    def prefix(self) -> str:
-        """`/20`."""
-        return "/" + self.cidr.partition("/")[2]
+NEXT_HOP = "fe80::1"
+"""The VPC's own name for the far end of any port; a permanent neighbour says which MAC that is."""
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """A whole fabric without nodes."""
+    """A whole fabric without nodes. Without `outside_gateway6` the outside speaks IPv4 only."""
 
     lab: str
     vpc_cidr: Cidr
@@ -36,16 +25,9 @@ class Plan(msgspec.Struct, frozen=True):
     outside_gateway: Ip = Ip("203.0.113.1")
     outside_host: Ip = Ip("203.0.113.10")
     outside_prefix: str = "/24"
-
-
-class Port(msgspec.Struct, frozen=True):
-    """An ENI that is plugged in; `eni` is the name of its end in the VPC, at most 15 characters."""
-
-    eni: str
-    mac: Mac
-    subnet: Subnet
-    node: str
-    addresses: tuple[Ip, ...]
+    outside_gateway6: Ip = Ip("2001:db8:113::1")
+    outside_host6: Ip = Ip("2001:db8:113::10")
+    outside_prefix6: str = "/64"
 
 
 ROUTER_SYSCTLS = {
@@ -54,44 +36,43 @@ ROUTER_SYSCTLS = {
     "net/ipv4/conf/default/rp_filter": "0",
     "net/ipv4/conf/all/send_redirects": "0",
     "net/ipv4/conf/default/send_redirects": "0",
-    "net/ipv6/conf/all/disable_ipv6": "1",
-    "net/ipv6/conf/default/disable_ipv6": "1",
+    "net/ipv4/conf/default/proxy_arp": "1",
+    "net/ipv6/conf/all/disable_ipv6": "0",
+    "net/ipv6/conf/default/disable_ipv6": "0",
+    "net/ipv6/conf/all/forwarding": "1",
+    "net/ipv6/conf/default/accept_dad": "0",
 }
-"""Of the VPC's namespace, before it has links. Redirects would teach nodes a way around the router."""
+"""Of the VPC's namespace, before it has links. Redirects would teach nodes a way around the router; without
+proxy_arp nobody would answer for the mates of a vSwitch."""
 
 NODE_SYSCTLS = {
     "net/ipv4/ip_forward": "1",
     "net/ipv4/conf/all/rp_filter": "0",
     "net/ipv4/conf/default/rp_filter": "0",
+    "net/ipv6/conf/all/disable_ipv6": "0",
+    "net/ipv6/conf/default/disable_ipv6": "0",
+    "net/ipv6/conf/all/forwarding": "1",
 }
 """What a machine prepared for Kubernetes has (terway.md §5.1.4, "Prerequisites")."""
 
 
-def bridge_sysctls(subnet: Subnet) -> dict[str, str]:
-    """Answer ARP for everybody, at once, also for those on the same bridge."""
-    return {
-        f"net/ipv4/conf/{subnet.name}/proxy_arp": "1",
-        f"net/ipv4/conf/{subnet.name}/proxy_arp_pvlan": "1",
-        f"net/ipv4/neigh/{subnet.name}/proxy_delay": "0",
-    }
+def port_sysctls(port: Port) -> dict[str, str]:
+    """Answer ARP for others at once, not after the random delay that a proxy owes to the real owner."""
+    return {f"net/ipv4/neigh/{port.eni}/proxy_delay": "0"}
 
 
 def vpc_links(plan: Plan, outside_namespace: str) -> list[str]:
     """ip: everything in the VPC's namespace but the ENIs."""
-    lines = ["link set lo up"]
-    lines += [f"address add {address}/32 dev lo" for address in plan.services]
+    gateways = [subnet.gateway for subnet in plan.subnets]
     # Whoever is not assigned does not exist; an assigned address has a more specific route.
-    lines += [f"route add blackhole {plan.vpc_cidr}"]
-    for subnet in plan.subnets:
-        lines += [
-            f"link add {subnet.name} address {GATEWAY_MAC} type bridge stp_state 0 mcast_snooping 0",
-            f"address add {subnet.gateway}/32 dev {subnet.name}",
-            f"link set {subnet.name} up",
-        ]
+    unassigned = [plan.vpc_cidr, *(subnet.cidr6 for subnet in plan.subnets if subnet.cidr6)]
     return [
-        *lines,
+        "link set lo up",
+        *(f"address add {address}/32 dev lo" for address in (*plan.services, *gateways)),
+        *(f"route add blackhole {cidr}" for cidr in unassigned),
         f"link add {OUTSIDE_LINK} type veth peer name eth0 netns {outside_namespace}",
         f"address add {plan.outside_gateway}{plan.outside_prefix} dev {OUTSIDE_LINK}",
+        *_outside6(plan, plan.outside_gateway6, OUTSIDE_LINK),
         f"link set {OUTSIDE_LINK} up",
     ]
 
@@ -101,85 +82,46 @@ def outside_links(plan: Plan) -> list[str]:
     return [
         "link set lo up",
         f"address add {plan.outside_host}{plan.outside_prefix} dev eth0",
+        *_outside6(plan, plan.outside_host6, "eth0"),
         "link set eth0 up",
         f"route add default via {plan.outside_gateway}",
+        *([f"route add default via {plan.outside_gateway6}"] if plan.outside_gateway6 else []),
     ]
 
 
-FILTER = """
-table bridge fabric {
-    set sources { type ifname . ether_addr . ipv4_addr; counter; }
-    set destinations { type ifname . ether_addr . ipv4_addr; counter; }
-    set hardware { type ifname . ether_addr; }
-    set refused { type ifname . ether_addr . ipv4_addr; size 1024; flags dynamic; counter; }
-    chain from_eni {
-        type filter hook prerouting priority -300; policy drop;
-        ether type ip iifname . ether saddr . ip saddr @sources accept
-        ether type arp arp operation request iifname . ether saddr @hardware accept
-        ether type ip update @refused { iifname . ether saddr . ip saddr }
-    }
-    chain to_eni {
-        type filter hook postrouting priority 300; policy drop;
-        ether type ip oifname . ether daddr . ip daddr @destinations accept
-        ether type arp arp operation reply accept
-    }
-}
-"""
-"""nft: a frame from an ENI carries its MAC and one of its addresses; a frame to it likewise. The VPC answers ARP
-whatever the asker's own protocol address is (nodes ask from any of their addresses), and no ENI may answer it.
-The sets' counters are the ENIs' packet counters; `refused` counts what was dropped on the way in."""
-
-
-def elements(port: Port, addresses: Iterable[Ip]) -> str:
-    """nft: the set elements of these addresses."""
-    return ", ".join(f'"{port.eni}" . {port.mac} . {address}' for address in addresses)
-
-
-def owners(verb: str, port: Port, addresses: Sequence[Ip]) -> list[str]:
-    """nft: `add` or `delete` the right to send and receive."""
-    if not addresses:
-        return []
-    listed = elements(port, addresses)
-    return [f"{verb} element bridge fabric {name} {{ {listed} }}" for name in ("sources", "destinations")]
-
-
-def hardware(verb: str, port: Port) -> list[str]:
-    """nft: `add` or `delete` the right to ask by ARP."""
-    return [f'{verb} element bridge fabric hardware {{ "{port.eni}" . {port.mac} }}']
-
-
-def routes(verb: str, port: Port, addresses: Iterable[Ip]) -> list[str]:
-    """ip: `replace` or `delete` the way to these addresses."""
-    lines = []
-    for address in addresses:
-        lines += [
-            f"neighbour {verb} {address} lladdr {port.mac} dev {port.subnet.name} nud permanent"
-            if verb == "replace"
-            else f"neighbour {verb} {address} dev {port.subnet.name}",
-            f"route {verb} {address}/32 dev {port.subnet.name}",
-        ]
-    return lines
+def _outside6(plan: Plan, address: Ip, device: str) -> list[str]:
+    return [f"address add {address}{plan.outside_prefix6} dev {device} nodad"] if plan.outside_gateway6 else []
 
 
 def plug_link(port: Port, *, device: str, namespace: str) -> list[str]:
     """ip: the link; its far end is born in the node, down, with the ENI's MAC."""
+    gateway6 = port.subnet.gateway6
     return [
-        f"link add {port.eni} type veth peer name {device} address {port.mac} netns {namespace}",
-        f"link set {port.eni} master {port.subnet.name}",
-        f"link set {port.eni} type bridge_slave isolated on learning off flood off mcast_flood off bcast_flood off",
+        f"link add {port.eni} address {GATEWAY_MAC} type veth peer name {device} address {port.mac} netns {namespace}",
         f"link set {port.eni} up",
+        f"neighbour replace {NEXT_HOP} lladdr {port.mac} dev {port.eni} nud permanent",
+        *([f"address add {gateway6}/128 dev {port.eni} nodad"] if gateway6 else []),
     ]
 
 
-def forwarding(port: Port) -> list[str]:
-    """bridge: frames for the ENI's MAC go to its port and nowhere else."""
-    return [f"fdb replace {port.mac} dev {port.eni} master static"]
+def ways(before: Port | None, after: Port) -> list[str]:
+    """ip: what makes the ranges of `after` reachable, and no others, where those of `before` were."""
+    old = set(before.ranges) if before else set()
+    way = f"via inet6 {NEXT_HOP} dev {after.eni} onlink"
+    return [
+        *(f"route delete {gone} dev {after.eni}" for gone in sorted(old.difference(after.ranges))),
+        *(f"route replace {fresh} {way}" for fresh in after.ranges if fresh not in old),
+    ]
 
 
 def primary_interface(port: Port, device: str) -> list[str]:
-    """ip, in the node: what cloud-init does for the primary interface."""
-    return [
+    """ip, in the node: what cloud-init does for the primary interface. IPv6 as from DHCPv6: one host, no mates."""
+    lines = [
         f"link set {device} up",
         f"address add {port.addresses[0]}{port.subnet.prefix} dev {device}",
         f"route add default via {port.subnet.gateway} dev {device}",
     ]
+    if own6 := [a for a in port.addresses if ":" in a and "/" not in a]:
+        lines += [f"address add {address}/128 dev {device} nodad" for address in own6]
+        lines += [f"route add default via {port.subnet.gateway6} dev {device} onlink"]
+    return lines

@@ -9,16 +9,19 @@ import asyncio
 import functools
 import socket
 import subprocess
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 
 import msgspec
 
-from compose.lab.fabric import kernel, names, script
+from compose.lab.cloud.core.model import SecurityGroup
+from compose.lab.fabric import firewall, kernel, names, script
+from compose.lab.fabric.groups import chains, members, no_chains
 from compose.lab.fabric.netns import enter
-from compose.lab.fabric.script import Plan, Port
+from compose.lab.fabric.port import Port
+from compose.lab.fabric.script import Plan
 from shared.errors import NotFound
 from shared.model import Cidr, Ip, Mac
 
@@ -27,18 +30,18 @@ T = TypeVar("T")
 
 
 class Traffic(msgspec.Struct, frozen=True):
-    """Packets and bytes, headers of the link included."""
+    """Packets and bytes, as IP sees them."""
 
     packets: int = 0
     bytes: int = 0
 
 
 class Counters(msgspec.Struct, frozen=True):
-    """What an ENI has sent and received, by its own address; `refused`: what it sent and was not let through."""
+    """What an ENI has sent and received, by its own address or prefix; `refused`: by sources that are not its own."""
 
-    sent: dict[Ip, Traffic]
-    received: dict[Ip, Traffic]
-    refused: dict[Ip, Traffic]
+    sent: dict[Ip | Cidr, Traffic]
+    received: dict[Ip | Cidr, Traffic]
+    refused: dict[Ip | Cidr, Traffic]
 
 
 class Link(msgspec.Struct, frozen=True):
@@ -69,6 +72,11 @@ class VpcFabric:
         self.ports: dict[str, Port] = {}
         self._subnets = {subnet.name: subnet for subnet in plan.subnets}
         self._nodes: dict[str, str] = {}
+        self._groups: dict[str, SecurityGroup] = {}
+        self._guards: dict[str, tuple[str, ...]] = {}
+        """ENI, plugged in or about to be, to the security groups that it is in."""
+        self._routes: dict[Cidr, str] = {}
+        """The VPC's route table: destination to ENI, plugged in or not."""
         self._thread: ThreadPoolExecutor | None = None
 
     async def __aenter__(self) -> Self:
@@ -114,9 +122,7 @@ class VpcFabric:
     def _build(self) -> None:
         kernel.write_sysctls(script.ROUTER_SYSCTLS)
         kernel.ip(script.vpc_links(self.plan, self.outside))
-        for subnet in self.plan.subnets:
-            kernel.write_sysctls(script.bridge_sysctls(subnet))
-        kernel.nft([script.FILTER])
+        kernel.nft([firewall.RULES])
         kernel.inside(self.outside, lambda: kernel.ip(script.outside_links(self.plan)))
 
     # ---- nodes
@@ -146,66 +152,96 @@ class VpcFabric:
     ) -> None:
         """A device with this MAC appears in the node, as the first free ethN; the primary one is configured, too."""
         if eni not in self.ports:
-            port = Port(eni, mac, self._subnets[vswitch], node, _carried(addresses))
-            await self.inside_vpc(self._plug, port, primary)
+            groups = self._guards.get(eni, ())
+            routed = tuple(cidr for cidr, to in self._routes.items() if to == eni)
+            port = Port(eni, mac, self._subnets[vswitch], node, addresses, groups, routed)
+            lines = self._change(None, port)
+            await self.inside_vpc(self._plug, port, lines, primary)
 
-    def _plug(self, port: Port, primary: bool) -> None:
+    def _plug(self, port: Port, lines: list[str], primary: bool) -> None:
         namespace = self._nodes[port.node]
         device = kernel.inside(namespace, _free_device)
-        kernel.nft(script.hardware("add", port) + script.owners("add", port, port.addresses))
-        self.ports[port.eni] = port
-        kernel.ip(script.plug_link(port, device=device, namespace=namespace))
-        kernel.bridge(script.forwarding(port))
-        kernel.ip(script.routes("replace", port, port.addresses))
+        kernel.nft(lines)
+        kernel.ip(script.plug_link(port, device=device, namespace=namespace) + script.ways(None, port))
+        kernel.write_sysctls(script.port_sysctls(port))
         if primary:
             kernel.inside(namespace, lambda: kernel.ip(script.primary_interface(port, device)))
 
     async def unplug(self, eni: str) -> None:
         """Its device vanishes, wherever it is by now."""
-        if (port := self.ports.pop(eni, None)) is not None:
-            await self.inside_vpc(self._unplug, port)
-
-    def _unplug(self, port: Port) -> None:
-        kernel.ip(script.routes("delete", port, port.addresses))
-        kernel.nft(script.owners("delete", port, port.addresses) + script.hardware("delete", port))
-        if port.eni in _device_names():  # the device's own namespace may have ended, and the link with it
-            kernel.ip([f"link delete {port.eni}"])
+        self._guards.pop(eni, None)
+        if (port := self.ports.get(eni)) is not None:
+            await self.inside_vpc(_unplug, port, self._change(port, None))
 
     async def assign(self, eni: str, addresses: tuple[Ip | Cidr, ...]) -> None:
-        """Packets from and for these addresses pass from now on."""
+        """Packets from and for these addresses and prefixes pass from now on."""
         port = self._port(eni)
-        fresh = tuple(a for a in _carried(addresses) if a not in port.addresses)
-        self.ports[eni] = msgspec.structs.replace(port, addresses=port.addresses + fresh)
-        await self.inside_vpc(self._assign, port, fresh)
-
-    def _assign(self, port: Port, addresses: tuple[Ip, ...]) -> None:
-        kernel.nft(script.owners("add", port, addresses))
-        kernel.ip(script.routes("replace", port, addresses))
+        fresh = tuple(a for a in addresses if a not in port.addresses)
+        await self._become(port, msgspec.structs.replace(port, addresses=port.addresses + fresh))
 
     async def unassign(self, eni: str, addresses: tuple[Ip | Cidr, ...]) -> None:
         """They no longer pass."""
         port = self._port(eni)
-        gone = tuple(a for a in _carried(addresses) if a in port.addresses)
-        self.ports[eni] = msgspec.structs.replace(port, addresses=tuple(a for a in port.addresses if a not in gone))
-        await self.inside_vpc(self._unassign, port, gone)
+        kept = tuple(a for a in port.addresses if a not in addresses)
+        await self._become(port, msgspec.structs.replace(port, addresses=kept))
 
-    def _unassign(self, port: Port, addresses: tuple[Ip, ...]) -> None:
-        kernel.ip(script.routes("delete", port, addresses))
-        kernel.nft(script.owners("delete", port, addresses))
+    async def _become(self, before: Port, after: Port) -> None:
+        await self.inside_vpc(_become, before, after, self._change(before, after))
 
-    # ---- what the kernel is not told yet: security groups, and the VPC's route table
+    def _change(self, before: Port | None, after: Port | None) -> list[str]:
+        """nft: one port is another now, in memory from here on. A combination of groups exists while a port has it."""
+        used = {port.groups for port in self.ports.values()}
+        if after is not None:
+            self.ports[after.eni] = after
+        elif before is not None:
+            del self.ports[before.eni]
+        lines = []
+        if after is not None and after.groups and after.groups not in used:
+            lines += self._chains(after.groups)
+        lines += firewall.change(before, after)
+        if before is not None and before.groups and before.groups not in {p.groups for p in self.ports.values()}:
+            lines += no_chains(firewall.TABLE, before.groups)
+        return lines
 
-    async def define_group(self, group: object) -> None:
-        """Not applied to packets yet."""
+    def _chains(self, combination: tuple[str, ...]) -> list[str]:
+        return chains(firewall.TABLE, [self._groups[group] for group in combination])
+
+    # ---- security groups
+
+    async def define_group(self, group: SecurityGroup) -> None:
+        """These are its rules from now on, for new connections."""
+        self._groups[group.id] = group
+        lines = members(firewall.TABLE, [group])
+        for combination in {port.groups for port in self.ports.values() if group.id in port.groups}:
+            lines += self._chains(combination)
+        await self.inside_vpc(kernel.nft, lines)
 
     async def forget_group(self, group: str) -> None:
-        """Not applied to packets yet."""
+        """Nobody is in it, and no rule names it."""
+        if self._groups.pop(group, None) is not None:
+            await self.inside_vpc(kernel.nft, [f"delete set {firewall.TABLE} {group}"])
 
     async def guard(self, eni: str, groups: tuple[str, ...]) -> None:
-        """Not applied to packets yet."""
+        """It is in these groups from now on, or from when it is plugged in. Raises NotFound for an unknown one."""
+        if unknown := [name for name in groups if name not in self._groups]:
+            raise NotFound(f"there is no security group {', '.join(unknown)}")
+        self._guards[eni] = combination = tuple(sorted(set(groups)))
+        if (port := self.ports.get(eni)) is not None:
+            await self._become(port, msgspec.structs.replace(port, groups=combination))
+
+    # ---- the VPC's route table
 
     async def route(self, destination: Cidr, eni: str | None) -> None:
-        """Not applied to packets yet."""
+        """Packets for `destination` go to this ENI while it is plugged in, and it may send from there; None: nobody."""
+        before = self._routes.pop(destination, None)
+        if eni is not None:
+            self._routes[destination] = eni
+        await self.inside_vpc(kernel.nft, firewall.routed(list(self._routes)))
+        if before != eni and (old := self.ports.get(before or "")) is not None:
+            routed = tuple(cidr for cidr in old.routed if cidr != destination)
+            await self._become(old, msgspec.structs.replace(old, routed=routed))
+        if (new := self.ports.get(eni or "")) is not None and destination not in new.routed:
+            await self._become(new, msgspec.structs.replace(new, routed=(*new.routed, destination)))
 
     def _port(self, eni: str) -> Port:
         if (port := self.ports.get(eni)) is None:
@@ -234,14 +270,21 @@ class VpcFabric:
         """What the VPC's namespace holds now."""
         return await self.inside_vpc(_links)
 
-    async def delivered(self) -> dict[Ip, str]:
-        """Address to the ENI that the kernel delivers it to now."""
+    async def delivered(self) -> dict[Ip | Cidr, str]:
+        """Address, prefix or routed destination to the ENI that the kernel delivers it to now."""
         return await self.inside_vpc(_delivered)
 
 
-def _carried(addresses: Iterable[Ip | Cidr]) -> tuple[Ip, ...]:
-    """Single IPv4 addresses: IPv6 and prefixes are not carried yet."""
-    return tuple(Ip(a) for a in addresses if ":" not in a and "/" not in a)
+def _become(before: Port, after: Port, lines: list[str]) -> None:
+    kernel.nft(lines)
+    if after.eni in _device_names():  # else its routes have gone with it
+        kernel.ip(script.ways(before, after))
+
+
+def _unplug(port: Port, lines: list[str]) -> None:
+    kernel.nft(lines)
+    if port.eni in _device_names():  # the device's own namespace may have ended, and the link with it
+        kernel.ip([f"link delete {port.eni}"])
 
 
 def _listening(address: Ip, port: int) -> socket.socket:
@@ -268,32 +311,36 @@ def _json(*command: str) -> Any:
     return msgspec.json.decode(subprocess.run(command, capture_output=True, check=True).stdout)
 
 
-def _counted(listing: Any, set_name: str) -> list[tuple[str, Ip, Traffic]]:
-    """Interface, address and traffic of each element of one of the filter's sets."""
-    found = []
-    for entry in listing["nftables"]:
-        if entry.get("set", {}).get("name") == set_name:
-            for element in (e["elem"] for e in entry["set"].get("elem", [])):
-                interface, _, address = element["val"]["concat"]
-                counter = element.get("counter", {})
-                traffic = Traffic(counter.get("packets", 0), counter.get("bytes", 0))
-                found.append((interface, Ip(address), traffic))
+def _counted(listing: Any, eni: str, kind: str) -> dict[Ip | Cidr, Traffic]:
+    """Address or prefix to traffic, from the filter's sets of this kind."""
+    found = {}
+    for entry in (e["set"] for e in listing["nftables"] if "set" in e):
+        if entry["name"].removesuffix("_wide")[:-1] == kind:
+            for element in (e["elem"] for e in entry.get("elem", [])):
+                interface, *_, address = element["val"]["concat"]
+                if interface == eni:
+                    counter = element.get("counter", {})
+                    found[_range(address)] = Traffic(counter.get("packets", 0), counter.get("bytes", 0))
     return found
 
 
+def _range(shown: Any) -> Ip | Cidr:
+    """An address or a prefix, as nft prints it."""
+    if isinstance(shown, dict):
+        return Cidr(f"{shown['prefix']['addr']}/{shown['prefix']['len']}")
+    return Ip(shown)
+
+
 def _counters(eni: str) -> Counters:
-    listing = _json("nft", "-j", "list", "table", "bridge", "fabric")
-    sent, received, refused = (
-        {address: traffic for interface, address, traffic in _counted(listing, name) if interface == eni}
-        for name in ("sources", "destinations", "refused")
-    )
+    listing = _json("nft", "-j", "list", "table", *firewall.TABLE.split())
+    sent, received, refused = (_counted(listing, eni, kind) for kind in ("sources", "destinations", "refused"))
     return Counters(sent, received, refused)
 
 
-def _delivered() -> dict[Ip, str]:
-    listing = _json("nft", "-j", "list", "table", "bridge", "fabric")
-    routed = {route["dst"] for route in _json("ip", "-j", "route", "show")}
-    return {address: eni for eni, address, _ in _counted(listing, "destinations") if address in routed}
+def _delivered() -> dict[Ip | Cidr, str]:
+    shown = [*_json("ip", "-j", "-4", "route", "show"), *_json("ip", "-j", "-6", "route", "show")]
+    ours = [r for r in shown if script.NEXT_HOP in (r.get("gateway"), r.get("via", {}).get("host"))]
+    return {Ip(route["dst"]): route["dev"] for route in ours}
 
 
 def _links() -> list[Link]:

@@ -12,7 +12,8 @@ import pytest
 
 from compose.lab.fabric import kernel, names
 from compose.lab.fabric.capture import Captures
-from compose.lab.fabric.script import GATEWAY_MAC, Plan, Subnet
+from compose.lab.fabric.port import Subnet
+from compose.lab.fabric.script import GATEWAY_MAC, Plan
 from compose.lab.fabric.vpc import VpcFabric, remove_leftovers
 from shared.errors import Invalid, NotFound
 from shared.model import Cidr, Ip, Mac

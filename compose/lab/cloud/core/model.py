@@ -4,7 +4,7 @@ CREATING ─► AVAILABLE ─► ATTACHING ─► IN_USE ─► DETACHING ─►
 """
 
 from enum import StrEnum
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, IPv6Network
 
 import msgspec
 
@@ -56,6 +56,11 @@ class VSwitch(msgspec.Struct, frozen=True):
     def gateway(self) -> Ip:
         """The third address from the end (terway.md §5.1.5)."""
         return Ip(str(self.network[-3]))
+
+    @property
+    def gateway6(self) -> Ip:
+        """The same for IPv6; empty without."""
+        return Ip(str(IPv6Network(self.ipv6_cidr)[-3])) if self.ipv6_cidr else Ip("")
 
 
 class Direction(StrEnum):
