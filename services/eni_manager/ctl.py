@@ -30,7 +30,7 @@ def from_catalogue(name: str) -> InstanceType | None:
 
 @click.command()
 @click.argument("instance_type")
-@click.option("--mode", type=click.Choice(list(PodMode)), help="One mode only.")
+@click.option("--mode", type=click.Choice([mode.value for mode in PodMode]), help="One mode only.")
 @click.option("--enis", type=click.IntRange(1), help="ENIs with the primary one, of a type that is not known here.")
 @click.option("--addresses", type=click.IntRange(1), help="Private IPv4 addresses per ENI, of such a type.")
 @click.option("--eni-cap-ratio", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True)
@@ -68,7 +68,7 @@ def _kind(name: str, enis: int | None, addresses: int | None) -> InstanceType:
         near = difflib.get_close_matches(name, TYPES, n=3)
         hint = f"; did you mean {', '.join(near)}?" if near else ""
         raise click.ClickException(
-            f"{name} is not in the catalogue{hint} DescribeInstanceTypes tells EniQuantity and "
+            f"{name} is not in the catalogue{hint}. DescribeInstanceTypes tells EniQuantity and "
             "EniPrivateIpAddressQuantity: state them by --enis and --addresses"
         )
     return kind
