@@ -331,4 +331,4 @@ async def service_(context: Context, action: str, node: str, service: str, crash
     )
 
 
-from compose.lab import cli_cloud  # noqa: E402, F401 (its commands hang on `lab`)
+from compose.lab import cli_cloud, cli_kube  # noqa: E402, F401 (their commands hang on `lab`)

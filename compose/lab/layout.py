@@ -132,6 +132,11 @@ class Layout:
         return self.folder / "kube.sock"
 
     @property
+    def kubeconfig(self) -> Path:
+        """For kubectl and its like on this machine; not there when another cluster's API server stands in."""
+        return self.folder / "kubeconfig"
+
+    @property
     def processes(self) -> Path:
         """Records of the processes that belong to no node."""
         return self.folder / "processes"

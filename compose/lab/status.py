@@ -32,7 +32,11 @@ def status(layout: Layout) -> dict[str, Any]:
             "access_key_secret": there.about["access_key_secret"],
             "role": there.about["role"],
         },
-        "kubernetes": {"server": there.about["kubernetes"], "socket": str(layout.kube_socket)},
+        "kubernetes": {
+            "server": there.about["kubernetes"],
+            "socket": str(layout.kube_socket),
+            "kubeconfig": there.options.kubeconfig or str(layout.kubeconfig),
+        },
         "processes": [_process(entry) for entry in process.recorded(layout.processes)],
         "nodes": [_node(layout.node(facts.name), facts.primary_ip, there) for facts in there.nodes],
     }
@@ -84,7 +88,8 @@ def as_text(there: dict[str, Any]) -> str:
         f"lab {there['name']} ({there['folder']})",
         f"  cloud       {there['cloud']['openapi']}  control {there['cloud']['control_socket']}"
         f"  key {there['cloud']['access_key_id']}",
-        f"  kubernetes  {there['kubernetes']['server']}  {there['kubernetes']['socket']}",
+        f"  kubernetes  {there['kubernetes']['server']}  {there['kubernetes']['socket']}"
+        f"  KUBECONFIG={there['kubernetes']['kubeconfig']}",
         f"  outside     {there['outside']['address']}  netns {there['namespaces']['outside']}",
     ]
     for node in there["nodes"]:

@@ -12,7 +12,7 @@ from shared.errors import Invalid
 
 COMMANDS = [
     *("up", "down", "status", "logs", "audit", "exec", "probe", "service"),
-    *("pod add", "pod del", "pod list"),
+    *("pod add", "pod del", "pod list", "apply", "delete", "label"),
 ]
 
 

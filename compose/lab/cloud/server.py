@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 from aiohttp import web
 
-from compose.lab import kubeproxy
+from compose.lab import kubeconfig, kubeproxy
 from compose.lab.cloud import metadata, openapi
 from compose.lab.cloud.cloud import Cloud
 from compose.lab.cloud.control import Control
@@ -39,6 +39,7 @@ KUBERNETES_PORT = 6443
 
 READY_FILE = "cloud.json"
 LOCK_FILE = "cloud.lock"
+KUBECONFIG_FILE = "kubeconfig"
 
 
 class Options(msgspec.Struct, frozen=True):
@@ -100,7 +101,7 @@ async def serve(options: Options, stop: asyncio.Event) -> None:
                 log.info("ready", lab=options.lab, file=str(folder / READY_FILE))
                 await stop.wait()
         finally:
-            for name in (READY_FILE, "cloud.sock", "kube.sock"):
+            for name in (READY_FILE, "cloud.sock", "kube.sock", KUBECONFIG_FILE):
                 (folder / name).unlink(missing_ok=True)
 
 
@@ -144,7 +145,10 @@ async def _running(options: Options) -> AsyncIterator[About]:
         await opened.enter_async_context(_site(described, await fabric.listen(METADATA, 80)))
         kubernetes = [await fabric.listen(KUBERNETES, KUBERNETES_PORT), _unix(folder / "kube.sock")]
         if kube is not None:
+            kubernetes.append(on_machine := socket.create_server(("127.0.0.1", 0)))
             await opened.enter_async_context(kube.serving(kubernetes))
+            server = f"http://127.0.0.1:{on_machine.getsockname()[1]}"
+            kubeconfig.write(folder / KUBECONFIG_FILE, lab=options.lab, server=server)
         else:
             assert options.kubeconfig is not None
             await opened.enter_async_context(kubeproxy.serving(kubernetes, kubeproxy.read(options.kubeconfig)))
@@ -200,7 +204,7 @@ def clean_up(lab: str, state_dir: Path) -> list[str]:
     names.check_lab(lab)
     if state_dir.is_dir():
         with InstanceLock(state_dir / LOCK_FILE):
-            for name in (READY_FILE, "cloud.sock", "kube.sock"):
+            for name in (READY_FILE, "cloud.sock", "kube.sock", KUBECONFIG_FILE):
                 (state_dir / name).unlink(missing_ok=True)
             return remove_leftovers(lab)
     return remove_leftovers(lab)
