@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import msgspec
@@ -93,6 +94,16 @@ def said(log: Path) -> str:
     return log.read_text() if log.exists() else ""
 
 
+def is_not_yet(pid: int, wanted: bytes) -> Callable[[], Awaitable[str]]:
+    """For `until`: a child is a copy of its parent before it becomes another program."""
+
+    async def missing() -> str:
+        argv = Path(f"/proc/{pid}/cmdline").read_bytes()
+        return "" if argv == wanted else f"it is {argv!r}"
+
+    return missing
+
+
 async def test_children_are_found_by_their_mark_though_nobody_recorded_them(tmp_path: Path) -> None:
     shell = ["sh", "-c", "sleep 1000 & echo ready; wait"]
     parent = process.spawn("parent", shell, log=tmp_path / "log", records=tmp_path / "node1" / "records")
@@ -103,7 +114,7 @@ async def test_children_are_found_by_their_mark_though_nobody_recorded_them(tmp_
     await until(missing, what="ready", within_s=10)
     await process.stop(parent, grace_s=0)
     (orphan,) = process.marked(tmp_path)
-    assert orphan.argv == ["sleep", "1000"]
+    await until(is_not_yet(orphan.pid, b"sleep\x001000\x00"), what="the orphan is sleep", within_s=10)
     assert process.marked(tmp_path / "node") == [], "a folder, not the beginning of its name"
     await process.stop(orphan, grace_s=0)
     assert process.marked(tmp_path) == []
