@@ -10,8 +10,10 @@ PACKAGES=(
     iproute2 nftables libnftables1         # links, routes, rules; the fabric's and the policies' tables
     containerd runc busybox-static         # the lab's container runtime and what its pods run
     containernetworking-plugins            # loopback for containerd; ptp and host-local to measure against
-    iputils-ping tcpdump                   # the demo's probes and captures
+    iputils-ping tcpdump curl              # the demo's probes and captures, the tests' plain HTTP client
+    iperf3 iptables                        # bandwidth under test; what the standard portmap plugin needs
 )
+command -v kubectl >/dev/null || PACKAGES+=(kubernetes-client)  # an ordinary client judges the lab's API
 
 missing=()
 for package in "${PACKAGES[@]}"; do
