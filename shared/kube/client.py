@@ -20,7 +20,7 @@ import msgspec
 import yarl
 
 from shared.kube.access import Access, Token, host_of, open_session
-from shared.kube.errors import ApiError, ApiInternal, ApiTimeout, ApiUnavailable, from_body
+from shared.kube.errors import ApiError, ApiInternal, ApiNotFound, ApiTimeout, ApiUnavailable, from_body
 from shared.kube.requests import PatchType, Query, Request, RequestBuilder
 from shared.kube.resources import Resource
 
@@ -44,6 +44,17 @@ class RawPage(msgspec.Struct, frozen=True):
 
     metadata: ListMeta = ListMeta()
     items: list[msgspec.Raw] | None = None
+
+
+class _Served(msgspec.Struct, frozen=True):
+    name: str
+    kind: str
+    namespaced: bool
+    verbs: tuple[str, ...] = ()
+
+
+class _ServedList(msgspec.Struct, frozen=True):
+    resources: tuple[_Served, ...] | None = None
 
 
 class _Name(msgspec.Struct):
@@ -124,6 +135,19 @@ class KubeClient:
             token = page.metadata.continue_
             if not token:
                 return
+
+    async def served(self, group: str, version: str) -> Sequence[Resource]:
+        """What can be listed and watched of a version of an API group; nothing when the server has none of it."""
+        document = Resource(group, version, "", "APIResourceList", namespaced=False)
+        try:
+            found = _decode(await self._ask("GET", document), _ServedList, document)
+        except ApiNotFound:
+            return ()
+        return tuple(
+            Resource(group, version, one.name, one.kind, one.namespaced)
+            for one in found.resources or ()
+            if "/" not in one.name and "list" in one.verbs and "watch" in one.verbs
+        )
 
     @asynccontextmanager
     async def watch(

@@ -9,16 +9,32 @@ What a consumer sees is a sequence with these promises, whatever the network did
 - A namesake with another UID is another object: the old one is deleted before the new one is applied.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Generic, TypeAlias, TypeVar
+from typing import Generic, Protocol, TypeAlias, TypeVar
 
 import msgspec
 
 from shared.kube.errors import ApiError, ApiInternal, Status, from_status
-from shared.kube.objects import Object
 
-T = TypeVar("T", bound=Object)
+
+class Version(Protocol):
+    """Which object of a name it is, and in which state."""
+
+    @property
+    def uid(self) -> str: ...
+    @property
+    def resource_version(self) -> str: ...
+
+
+class Mirrored(Protocol):
+    """What a mirror must know of what it keeps; `shared.kube.objects.Object` is one."""
+
+    @property
+    def metadata(self) -> Version: ...
+
+
+T = TypeVar("T", bound=Mirrored)
 
 Key: TypeAlias = tuple[str, str]
 """(namespace, name); the namespace is empty for what lives in none."""
@@ -68,13 +84,14 @@ class Mirror(Generic[T]):
 
     `resource_version` is where a watch would go on, empty when only a list can tell.
     `unreadable` says of which objects the server holds something that is no `kind`; the last readable state stays.
+    `decode` reads an object from its JSON: by default as a `kind`.
     """
 
-    def __init__(self, kind: type[T]) -> None:
+    def __init__(self, kind: type[T], *, decode: Callable[[msgspec.Raw], T] | None = None) -> None:
         self.objects: dict[Key, T] = {}
         self.unreadable: dict[Key, str] = {}
         self.resource_version = ""
-        self._decoder = msgspec.json.Decoder(kind)
+        self._read = decode or msgspec.json.Decoder(kind).decode
         self._listed: set[Key] = set()
 
     # ---- a list
@@ -151,7 +168,7 @@ class Mirror(Generic[T]):
 
     def _decode(self, key: Key, item: msgspec.Raw) -> T | None:
         try:
-            decoded = self._decoder.decode(item)
+            decoded = self._read(item)
         except (msgspec.MsgspecError, RecursionError) as error:
             self.unreadable[key] = str(error)
             return None

@@ -17,7 +17,7 @@ from typing import Protocol
 import msgspec
 
 from shared.kube.client import KubeClient
-from shared.kube.errors import ApiError, ApiNotFound
+from shared.kube.errors import ApiConflict, ApiError, ApiNotFound
 from shared.kube.objects import Event, Node, ObjectReference, Pod
 from shared.kube.resources import EVENTS
 from shared.log import get
@@ -59,6 +59,7 @@ class _Note(msgspec.Struct, frozen=True):
     type: str
     reason: str
     message: str
+    once: str = ""
 
 
 class _Posted(msgspec.Struct):
@@ -86,9 +87,13 @@ class Recorder:
         """Something went as it should (type Normal). `reason` is one CamelCase word."""
         self._put(_Note(about, "Normal", reason, _clipped(message)))
 
-    def warn(self, about: ObjectReference, reason: str, message: str) -> None:
-        """Something went wrong (type Warning)."""
-        self._put(_Note(about, "Warning", reason, _clipped(message)))
+    def warn(self, about: ObjectReference, reason: str, message: str, *, once: str = "") -> None:
+        """Something went wrong (type Warning).
+
+        What all nodes of a cluster find, they should say `once`: under that word, which becomes part of the event's
+        name, only the first to say it makes an event.
+        """
+        self._put(_Note(about, "Warning", reason, _clipped(message), once))
 
     def _put(self, note: _Note) -> None:
         try:
@@ -118,7 +123,7 @@ class Recorder:
         now = self._now()
         stamp = _rfc3339(now)
         namespace = note.about.namespace or "default"
-        name = f"{note.about.name}.{int(now.timestamp() * 1e9):x}"
+        name = f"{note.about.name}.{note.once or format(int(now.timestamp() * 1e9), 'x')}"
         body = {
             "metadata": {"name": name, "namespace": namespace},
             "involvedObject": msgspec.to_builtins(note.about),
@@ -132,7 +137,12 @@ class Recorder:
             "firstTimestamp": stamp,
             "lastTimestamp": stamp,
         }
-        await self._client.create(EVENTS, Event, body, namespace=namespace)
+        try:
+            await self._client.create(EVENTS, Event, body, namespace=namespace)
+        except ApiConflict:
+            if not note.once:
+                raise
+            return
         self._posted[note] = _Posted(name=name, count=1, at=clock())
         self._posted.move_to_end(note)
         if len(self._posted) > REMEMBERED:

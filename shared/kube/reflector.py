@@ -22,12 +22,11 @@ from shared.backoff import Backoff
 from shared.kube.client import PAGE, RawPage
 from shared.kube.errors import ApiError, ApiExpired, ApiInternal
 from shared.kube.lines import Lines
-from shared.kube.mirror import Change, Key, Mirror, Synced, WatchEvent
-from shared.kube.objects import Object
+from shared.kube.mirror import Change, Key, Mirror, Mirrored, Synced, WatchEvent
 from shared.kube.resources import Resource
 from shared.log import get
 
-T = TypeVar("T", bound=Object)
+T = TypeVar("T", bound=Mirrored)
 
 WINDOW_S = (300, 600)
 """How long one watch is asked to last; spread, so that the nodes of a cluster do not come back together."""
@@ -88,6 +87,7 @@ class Reflector(Generic[T]):
     """Mirrors `resource`, decoded as `kind`, restricted by namespace and selectors.
 
     `synced` is set at the first complete list and stays set: the mirror is then at worst old. `objects` is for reading.
+    `decode` reads an object from its JSON where a `kind` cannot, and raises MsgspecError if it has to.
     """
 
     def __init__(
@@ -100,6 +100,7 @@ class Reflector(Generic[T]):
         namespace: str | None = None,
         field_selector: str = "",
         label_selector: str = "",
+        decode: Callable[[msgspec.Raw], T] | None = None,
         chance: Callable[[], float] = random.random,
     ) -> None:
         self._source = source
@@ -109,7 +110,7 @@ class Reflector(Generic[T]):
         self._label_selector = label_selector
         self._on_change = on_change
         self._chance = chance
-        self._mirror = Mirror(kind)
+        self._mirror = Mirror(kind, decode=decode)
         self._trouble = "the first list has not come yet"
         self._lists = 0
         self._watches = 0

@@ -22,7 +22,8 @@ class Resource(msgspec.Struct, frozen=True):
         parts = [f"/apis/{self.group}" if self.group else "/api", self.version]
         if in_namespace:
             parts.append("namespaces/{namespace}")
-        parts.append(self.plural)
+        if self.plural:  # without one: the document that says what the version has
+            parts.append(self.plural)
         if named:
             parts.append("{name}")
         if subresource:

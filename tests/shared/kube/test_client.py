@@ -26,6 +26,12 @@ from shared.kube.resources import CONFIGMAPS, NAMESPACES, NODES, PODS
 # ---- on the lab's API server
 
 
+async def test_what_is_served(client: KubeClient) -> None:
+    assert PODS in await client.served("", "v1")
+    assert await client.served("crd.projectcalico.org", "v1") == ()
+    assert all("/" not in resource.plural for resource in await client.served("", "v1"))
+
+
 async def test_an_object_s_life(client: KubeClient) -> None:
     made = await client.create(
         CONFIGMAPS, ConfigMap, {"metadata": {"name": "c"}, "data": {"k": "v"}}, namespace="default"

@@ -95,3 +95,14 @@ async def test_a_long_message_is_clipped_between_letters(kube: KubeApi, client: 
     message = events(kube)[0]["message"]
     assert len(message.encode()) <= 1024
     assert message.rstrip("…").strip("é") == ""
+
+
+async def test_what_every_node_finds_is_one_event(kube: KubeApi, client: KubeClient) -> None:
+    async with recording(client) as one, recording(client) as other:
+        one.warn(POD, "InvalidObject", "spec.x: no", once="u-1.17")
+        await until(lambda: len(events(kube)) == 1)
+        other.warn(POD, "InvalidObject", "spec.x: no", once="u-1.17")
+        other.warn(POD, "InvalidObject", "spec.x: still no", once="u-1.18")
+        await until(lambda: len(events(kube)) == 2)
+    assert other.dropped == 0
+    assert {event["metadata"]["name"] for event in events(kube)} == {"a.u-1.17", "a.u-1.18"}
