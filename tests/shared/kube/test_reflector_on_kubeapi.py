@@ -49,9 +49,19 @@ class Seen:
 
 
 @asynccontextmanager
-async def reflecting(client: KubeClient, **selection: str) -> AsyncIterator[tuple[Reflector[Pod], Seen]]:
+async def reflecting(
+    client: KubeClient, *, field_selector: str = "", label_selector: str = ""
+) -> AsyncIterator[tuple[Reflector[Pod], Seen]]:
     seen = Seen()
-    reflector = Reflector(client, PODS, Pod, on_change=seen, chance=lambda: 0.0, **selection)
+    reflector = Reflector(
+        client,
+        PODS,
+        Pod,
+        on_change=seen,
+        field_selector=field_selector,
+        label_selector=label_selector,
+        chance=lambda: 0.0,
+    )
     running = asyncio.create_task(reflector.run())
     try:
         yield reflector, seen
