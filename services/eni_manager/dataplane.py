@@ -21,16 +21,29 @@ from types import TracebackType
 from typing import Final, ParamSpec, Protocol, Self, TypeVar
 from weakref import WeakValueDictionary
 
+from msgspec.structs import replace
+
 from services.eni_manager.adapters.netlink_monitor import wait_for_link
 from services.eni_manager.adapters.netlink_plumbing import Plumbing, Reaper
 from services.eni_manager.core.wiring.marks import mac_of
 from services.eni_manager.core.wiring.standing import SeenLink
 from services.eni_manager.core.wiring.values import EniLink, Node
 from shared import log as logs
-from shared.contracts.eni import Attachment, Attachments, Check, Checked, Plug, Plugged, Unplug, Unplugged
+from shared.contracts.eni import (
+    Attachment,
+    Attachments,
+    Check,
+    Checked,
+    Limit,
+    Limited,
+    Plug,
+    Plugged,
+    Unplug,
+    Unplugged,
+)
 from shared.contracts.ipam import Lease
 from shared.crashpoint import crashpoint
-from shared.errors import Conflict, Internal, Unavailable
+from shared.errors import Conflict, Internal, NotFound, Unavailable
 from shared.health import Reporter
 from shared.model import AttachmentKey, Ip, Mac, Subnet
 from shared.reconcile import ReconcileLoop
@@ -47,6 +60,12 @@ class StoredAttachment(Protocol):
 
     @property
     def lease(self) -> Lease: ...
+
+    @property
+    def netns(self) -> str: ...
+
+    @property
+    def mtu(self) -> int | None: ...
 
 
 class AttachmentStore(Protocol):
@@ -153,6 +172,23 @@ class Dataplane:
         async with self._alone(request.lease.key):
             problems = await self._call(self._plumbing.check, request.lease, request.netns, request.mtu)
         return Checked(problems=problems)
+
+    async def limit(self, request: Limit) -> Limited:
+        """Change the limits of a sandbox that is plugged. Raises NotFound; a repeat may find what was missing.
+
+        Journal first: a death in between leaves the node's side to repair and all of it to the caller's next try.
+        """
+        async with self._alone(request.key):
+            stored = next((a for a in await self._store.attachments() if a.lease.key == request.key), None)
+            if stored is None or request.key not in self._wired:
+                raise NotFound(f"{request.key} is not plugged")
+            lease = replace(stored.lease, bandwidth=request.bandwidth)
+            self._remember(lease)
+            await self._store.put_attachment(lease, netns=stored.netns, mtu=stored.mtu)
+            crashpoint("eni.limit.after_journal")
+            await self._call(self._plumbing.limit, lease)
+        log.info("limited", attachment=str(request.key), pod=str(lease.pod), bandwidth=request.bandwidth)
+        return Limited()
 
     async def attachments(self) -> Attachments:
         """Everything that is wired, or found wired by its marks."""

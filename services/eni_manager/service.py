@@ -34,7 +34,18 @@ from shared import metrics
 from shared.backoff import TABLE
 from shared.config import NodeConfig
 from shared.contracts import eni as contract
-from shared.contracts.eni import Attachments, Check, Checked, ListAttachments, Plug, Plugged, Unplug, Unplugged
+from shared.contracts.eni import (
+    Attachments,
+    Check,
+    Checked,
+    Limit,
+    Limited,
+    ListAttachments,
+    Plug,
+    Plugged,
+    Unplug,
+    Unplugged,
+)
 from shared.dump import dump_pretty
 from shared.errors import SuiteError, Unavailable
 from shared.health import Health
@@ -63,6 +74,8 @@ class Wiring(Wires, Protocol):
     async def unplug(self, request: Unplug) -> Unplugged: ...
 
     async def check(self, request: Check) -> Checked: ...
+
+    async def limit(self, request: Limit) -> Limited: ...
 
     async def attachments(self) -> Attachments: ...
 
@@ -148,6 +161,7 @@ class _Service:
         rpc.register(contract.PLUG, self._wiring.plug)
         rpc.register(contract.UNPLUG, self._wiring.unplug)
         rpc.register(contract.CHECK, self._wiring.check)
+        rpc.register(contract.LIMIT, self._wiring.limit)
         rpc.register(contract.ATTACHMENTS, self._attachments)
         return rpc
 

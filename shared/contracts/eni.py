@@ -2,7 +2,7 @@
 
 import msgspec
 
-from shared.contracts.ipam import Lease
+from shared.contracts.ipam import Bandwidth, Lease
 from shared.model import AttachmentKey, EniId, Ip, Mac, Mode, Subnet
 from shared.rpc.method import Method
 
@@ -147,6 +147,17 @@ class Checked(msgspec.Struct, frozen=True):
     problems: list[str]
 
 
+class Limit(msgspec.Struct, frozen=True):
+    """Give a sandbox that is plugged other limits, and its attachment's lease with them. Repeating is free."""
+
+    key: AttachmentKey
+    bandwidth: Bandwidth
+
+
+class Limited(msgspec.Struct, frozen=True):
+    """The limits are in force in both directions."""
+
+
 class ListAttachments(msgspec.Struct, frozen=True):
     """Ask for everything that is wired on this node."""
 
@@ -169,4 +180,6 @@ PLUG = Method("eni.plug", Plug, Plugged, deadline_s=20.0)
 """Errors: Conflict (the interface name exists in the sandbox, CNI P7), NotFound (netns, ENI), Invalid."""
 UNPLUG = Method("eni.unplug", Unplug, Unplugged, deadline_s=20.0)
 CHECK = Method("eni.check", Check, Checked, deadline_s=20.0)
+LIMIT = Method("eni.limit", Limit, Limited)
+"""Errors: NotFound (no such attachment, its links or its namespace are gone)."""
 ATTACHMENTS = Method("eni.attachments", ListAttachments, Attachments)

@@ -31,6 +31,8 @@ from shared.contracts.eni import (
     GiveBack,
     GivenBack,
     Inventory,
+    Limit,
+    Limited,
     Plug,
     Plugged,
     Unplug,
@@ -84,6 +86,9 @@ class NoKernel:
 
     async def unplug(self, request: Unplug) -> Unplugged:
         raise NotImplementedError
+
+    async def limit(self, request: Limit) -> Limited:
+        return Limited()
 
     async def check(self, request: Check) -> Checked:
         raise NotImplementedError

@@ -11,7 +11,13 @@ from typing import Self
 import msgspec
 
 from services.eni_manager.adapters import netns, sysctl
-from services.eni_manager.adapters.netlink_links import get_link, get_links, seen_link
+from services.eni_manager.adapters.netlink_links import (
+    get_link,
+    get_links,
+    get_netns_number,
+    seen_link,
+    seen_netns_number,
+)
 from services.eni_manager.adapters.netlink_socket import Outcome, RouteSocket
 from services.eni_manager.adapters.netlink_values import drop, listings, put, rule_listings, seen_rules
 from services.eni_manager.adapters.netlink_wire import Request
@@ -69,6 +75,11 @@ class Stack:
     def links(self) -> list[SeenLink]:
         """All links."""
         return [seen for frame in self._socket.dump(get_links()) if (seen := seen_link(frame)) is not None]
+
+    def netns_number(self, netns_fd: int) -> int | None:
+        """The number by which this namespace knows another (SeenLink.peer_netns); None: it knows it not."""
+        outcome = self._socket.batch((get_netns_number(netns_fd),)).expect()
+        return next((found for frame in outcome.frames if (found := seen_netns_number(frame)) is not None), None)
 
     # ---- values
 

@@ -11,6 +11,7 @@ from services.eni_manager.adapters.netlink_wire import (
     Request,
     attribute,
     attributes,
+    i32,
     mac_bytes,
     number,
     string,
@@ -28,11 +29,20 @@ _NEWLINK, _DELLINK, _GETLINK, _SETLINK = 16, 17, 18, 19
 _IFF_UP: Final = 1
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINK = 1, 3, 4, 5
 _IFLA_OPERSTATE, _IFLA_LINKINFO, _IFLA_IFALIAS, _IFLA_GROUP, _IFLA_NET_NS_FD, _IFLA_EXT_MASK = 16, 18, 20, 27, 28, 29
-_IFLA_NUM_TX_QUEUES, _IFLA_NUM_RX_QUEUES = 31, 32
+_IFLA_NUM_TX_QUEUES, _IFLA_NUM_RX_QUEUES, _IFLA_LINK_NETNSID = 31, 32, 37
 _INFO_KIND, _INFO_DATA, _VETH_INFO_PEER = 1, 2, 1
 _OPERSTATE_UP: Final = b"\6"
 _TELLING: Final = frozenset(
-    {_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINK, _IFLA_OPERSTATE, _IFLA_IFALIAS, _IFLA_GROUP}
+    {
+        _IFLA_ADDRESS,
+        _IFLA_IFNAME,
+        _IFLA_MTU,
+        _IFLA_LINK,
+        _IFLA_OPERSTATE,
+        _IFLA_IFALIAS,
+        _IFLA_GROUP,
+        _IFLA_LINK_NETNSID,
+    }
 )
 """The few of some forty attributes of a link that we read."""
 _SKIP_STATS: Final = number(_IFLA_EXT_MASK, 8)
@@ -117,7 +127,27 @@ def seen_link(frame: Frame) -> SeenLink | None:
         group=u32(found.get(_IFLA_GROUP)),
         alias=string(found.get(_IFLA_IFALIAS, b"")),
         peer=u32(found.get(_IFLA_LINK)),
+        peer_netns=i32(found[_IFLA_LINK_NETNSID]) if _IFLA_LINK_NETNSID in found else None,
     )
+
+
+_NEWNSID, _GETNSID = 88, 90
+_NETNSA_NSID, _NETNSA_FD = 1, 3
+_NAMESPACE: Final = Struct("=Bxxx")
+"""rtgenmsg: family"""
+
+
+def get_netns_number(netns_fd: int) -> Request:
+    """Ask by which number this namespace knows another."""
+    return Request(_GETNSID, 0, _NAMESPACE.pack(AF_UNSPEC) + number(_NETNSA_FD, netns_fd), "a namespace's number")
+
+
+def seen_netns_number(frame: Frame) -> int | None:
+    """The number in an answer to get_netns_number; None: it has none, or the frame tells of something else."""
+    if frame.type != _NEWNSID:
+        return None
+    found = i32(attributes(frame.body, _NAMESPACE.size)[_NETNSA_NSID])
+    return found if found >= 0 else None
 
 
 def set_link(link: Link, index: int) -> Request:

@@ -24,10 +24,10 @@ from services.eni_manager.adapters.netlink_links import (
 )
 from services.eni_manager.adapters.netlink_values import forget_rule
 from services.eni_manager.core.wiring import wire
-from services.eni_manager.core.wiring.difference import Change, Drop, changes, stale_rules
+from services.eni_manager.core.wiring.difference import Change, Drop, Put, changes, stale_rules
 from services.eni_manager.core.wiring.marks import alias_of, key_of
 from services.eni_manager.core.wiring.standing import SeenLink, Standing, belongs, is_retired, stand
-from services.eni_manager.core.wiring.values import EniLink, Item, Node, Priority, Route, Side, Wiring
+from services.eni_manager.core.wiring.values import EniLink, Item, Node, Priority, Route, Shaper, Side, Wiring
 from services.eni_manager.core.wiring.veth import host_cidr, uplink
 from shared.contracts.ipam import Lease
 from shared.crashpoint import crashpoint
@@ -145,6 +145,16 @@ class Plumbing:
         crashpoint("eni.unplug.after_retire")
         return True
 
+    def limit(self, lease: Lease) -> None:
+        """Give a sandbox that is wired its lease's limits, and no others. Raises NotFound: it, or a part, is gone."""
+        host = self._host.link(lease.host_link)
+        if host is None or not belongs(host, lease.key):
+            raise NotFound(f"host link {lease.host_link} of {lease.key} is gone")
+        wiring = wire(lease, self._node, self.eni(lease.eni_mac), mtu=host.mtu)
+        _limit(self._host, host, wiring.host.shapers)
+        with self._across(host) as pod:
+            _limit(pod, _there(pod, wiring.veth.pod), wiring.pod.shapers)
+
     # ---- all sandboxes
 
     def repair(self, wired: Iterable[Lease], in_use: Set[Ip]) -> Repaired:
@@ -203,6 +213,16 @@ class Plumbing:
         finally:
             os.close(netns_fd)
 
+    @contextmanager
+    def _across(self, host: SeenLink) -> Iterator[Stack]:
+        """The namespace that a host link leads to, found among those of this machine: nobody tells its path twice."""
+        for netns_fd in netns.every_netns():
+            if host.peer_netns is not None and self._host.netns_number(netns_fd) == host.peer_netns:
+                with Stack(self._home_fd, netns_fd) as stack:
+                    yield stack
+                return
+        raise NotFound(f"the namespace that {host.name} leads to is held by no process or file here", retry_after=1.0)
+
     def _make_way(self, wiring: Wiring, pod: Stack) -> Standing:
         """See what is there, and delete what a dead attempt or sandbox left. Raises Conflict: it is somebody's."""
         there = pod.link(wiring.veth.pod)
@@ -257,6 +277,15 @@ class Plumbing:
 
 def _links(stack: Stack, wanted: Side) -> dict[str, SeenLink]:
     return {link.name: seen for link in wanted.links if (seen := stack.link(link.name)) is not None}
+
+
+def _limit(stack: Stack, link: SeenLink, wanted: tuple[Shaper, ...]) -> None:
+    """This limit on a link, or none; a foreign qdisc stays where no limit is wanted."""
+    present = stack.listing({link.name: link}, v6=False).side.shapers
+    todo: list[Change] = [Put(shaper) for shaper in wanted if shaper not in present]
+    if not wanted:
+        todo = [Drop(shaper) for shaper in present]
+    stack.mend(todo, {link.name: link.index})
 
 
 def _wait_until_it_sends(stack: Stack, name: str) -> None:

@@ -132,6 +132,11 @@ def u32(raw: bytes | None) -> int:
     return 0 if raw is None else int(U32.unpack(raw)[0])
 
 
+def i32(raw: bytes) -> int:
+    """What a signed 32-bit attribute says."""
+    return int(I32.unpack(raw)[0])
+
+
 def mac_bytes(mac: str) -> bytes:
     """A colon-separated MAC as the wire has it."""
     return bytes.fromhex(mac.replace(":", ""))

@@ -10,6 +10,8 @@ import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
 from typing import Final
 
 from shared.errors import Invalid, NotFound
@@ -24,6 +26,24 @@ def open_netns(path: str) -> int:
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as gone:
         raise NotFound(f"network namespace {path} cannot be opened: {gone.strerror}") from gone
+
+
+def every_netns() -> Iterator[int]:
+    """A descriptor, for as long as the caller looks at it, of each namespace that a file or a process holds here."""
+    named = Path("/run/netns").glob("*")
+    processes = Path("/proc").glob("[0-9]*/ns/net")
+    seen = set()
+    for path in chain(named, processes):
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            continue  # it ended, or is not for us to see
+        try:
+            if (inode := os.fstat(fd).st_ino) not in seen:
+                seen.add(inode)
+                yield fd
+        finally:
+            os.close(fd)
 
 
 def own_netns() -> int:

@@ -87,8 +87,10 @@ def test_limits_are_on_the_side_that_the_packets_leave() -> None:
     assert [(item.link, item.rate) for item in wiring.pod.shapers] == [("eth0", 125_000_000)]
 
 
-@pytest.mark.parametrize(("rate", "burst", "limit"), [(1_048_576, 3000, 29_214), (125_000_000, 125_000, 3_250_000)])
-def test_tbf_parameters_are_those_of_the_reference(rate: int, burst: int, limit: int) -> None:
+@pytest.mark.parametrize(
+    ("rate", "burst", "limit"), [(1_048_576, 4195, 29_214), (125_000_000, 500_000, 3_250_000), (125_000, 3000, 6125)]
+)
+def test_tbf_queues_are_those_of_the_reference_and_bursts_last_a_tick(rate: int, burst: int, limit: int) -> None:
     (limited,) = shaper("eth0", rate, 1500)
     assert limited.limit == limit
     assert abs(limited.buffer_ticks - burst * TICKS_PER_SECOND / rate) < 1

@@ -102,8 +102,8 @@ async def test_mtu_and_limits_are_set_and_checked(world: World, dataplane: Datap
     assert world.node.seen("link", "show", box.lease.host_link)[0]["mtu"] == 1400
     assert box.seen("link", "show", "eth0")[0]["mtu"] == 1400
     host, pod = world.node.qdisc(box.lease.host_link), box.qdisc("eth0")
-    assert "tbf 1: root" in host and "rate 8388Kbit burst 2899b lat 25ms" in host
-    assert "rate 1Gbit burst 125000b lat 25ms" in pod
+    assert "tbf 1: root" in host and "rate 8388Kbit burst 4194b" in host
+    assert "rate 1Gbit burst 500000b" in pod
     assert await problems_of(dataplane, box, mtu=1400) == []
     box.tc("qdisc", "del", "dev", "eth0", "root")
     assert await problems_of(dataplane, box, mtu=1400) == [

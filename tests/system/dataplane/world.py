@@ -153,24 +153,38 @@ class Sandbox(Space):
         return self.lease.ipv6
 
 
+@contextmanager
+def inhabited(space: Space) -> Iterator[None]:
+    """A process lives inside meanwhile, as a pod's first container does."""
+    with space.inside():
+        process = subprocess.Popen(["sleep", "600"])
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
 class Memory:
     """Attachments kept in memory: what the journal does, without its file."""
 
     def __init__(self) -> None:
-        self.kept: dict[AttachmentKey, Lease] = {}
+        self.kept: dict[AttachmentKey, Kept] = {}
 
     async def put_attachment(self, lease: Lease, *, netns: str, mtu: int | None = None) -> None:
-        self.kept[lease.key] = lease
+        self.kept[lease.key] = Kept(lease, netns, mtu)
 
     async def drop_attachment(self, key: AttachmentKey) -> object:
         return self.kept.pop(key, None)
 
     async def attachments(self) -> Sequence["Kept"]:
-        return [Kept(lease) for lease in self.kept.values()]
+        return list(self.kept.values())
 
 
 class Kept(msgspec.Struct, frozen=True):
     lease: Lease
+    netns: str
+    mtu: int | None
 
 
 class World:

@@ -14,7 +14,8 @@ class SeenLink(msgspec.Struct, frozen=True):
     """A link as the kernel lists it.
 
     `sends`: its queue is in operation, which follows `up` and the other end's only after a moment. `peer` is the
-    ifindex of a veth's other end, in whichever namespace that is.
+    ifindex of a veth's other end; `peer_netns` the number that
+    this namespace knows the other end's by, None when both are in one.
     """
 
     index: int
@@ -26,6 +27,7 @@ class SeenLink(msgspec.Struct, frozen=True):
     group: int = 0
     alias: str = ""
     peer: int = 0
+    peer_netns: int | None = None
 
 
 class Standing(Enum):
