@@ -52,8 +52,13 @@ def at_most_one(**given: object) -> None:
 
 def has_tags(wanted: Sequence[TagPair], tags: Iterable[Tag]) -> bool:
     """Whether every one is there; a wanted tag without value fits any value."""
-    held = {tag.key: tag.value for tag in tags}
-    return all(w.Key in held and w.Value in ("", held[w.Key]) for w in wanted)
+    for pair in wanted:  # asked of 10,000 interfaces per call: no generators, no dictionaries
+        for tag in tags:
+            if tag.key == pair.Key and (not pair.Value or tag.value == pair.Value):
+                break
+        else:
+            return False
+    return True
 
 
 def new_tags(account: Account, pairs: Sequence[TagPair], before: Sequence[Tag] = ()) -> list[Tag]:
