@@ -75,7 +75,8 @@ class Chores:
         world.fleet.in_flight[self._name] = count
         try:
             crashpoint("eni.assign.before_call")
-            fresh = await world.cloud.assign_ipv4(self._id, count, token=intent.token)
+            with world.bringing():
+                fresh = await world.cloud.assign_ipv4(self._id, count, token=intent.token)
             crashpoint("eni.assign.after_call")
             added = SlotsAdded(self._name, tuple(Slot(ipv4=address) for address in fresh))
             await world.record([added], ends=intent)
@@ -125,8 +126,8 @@ class Chores:
         world.decide()
 
     async def _gone_of(self, items: tuple[Ip, ...]) -> tuple[Ip, ...]:
-        seen = await self._world.cloud.describe_enis(ids=[self._id])
-        listed = {address.ip for eni in seen for address in eni.ipv4}
+        seen = await self._world.look(self._id)
+        listed = set() if seen is None else {address.ip for address in seen.ipv4}
         return tuple(item for item in items if item not in listed)
 
     async def _until_unserved(self, items: tuple[Ip, ...]) -> None:

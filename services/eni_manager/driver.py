@@ -121,6 +121,12 @@ class Keeper:
         await asyncio.sleep(pause)
 
     async def _carry_out(self, do: Do) -> Outcome:
+        if do in (Do.DETACH, Do.DELETE):
+            return await self._do(do)
+        with self._world.bringing():
+            return await self._do(do)
+
+    async def _do(self, do: Do) -> Outcome:
         match do:
             case Do.CREATE:
                 return await self._create()
@@ -386,8 +392,7 @@ class Keeper:
 
     async def _look(self) -> CloudEni | None:
         """How the cloud lists the ENI now; None: it does not."""
-        seen = await self._world.cloud.describe_enis(ids=[self._id])
-        return next((eni for eni in seen if eni.id == self._id), None)
+        return await self._world.look(self._id)
 
 
 def _attached(seen: CloudEni | None, instance: str) -> Event | None:

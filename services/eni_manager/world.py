@@ -4,12 +4,15 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 import msgspec
 
 from services.eni_manager.adapters.journal import Intent, Journal
+from services.eni_manager.adapters.looks import Looks
 from services.eni_manager.adapters.openapi import CloudError
+from services.eni_manager.adapters.pacing import Urgency, urgency
 from services.eni_manager.core.drift import CloudEni, Owner
 from services.eni_manager.core.fleet import Fleet
 from services.eni_manager.core.model import Fact, InstanceType, SlotsMarked, SlotState
@@ -119,12 +122,21 @@ class World:
         self.decide, self.allocated, self.device_wait_s, self.clock = decide, allocated, device_wait_s, clock
         self.owner: Owner = node.owner(conf)
         self.notices: deque[Notice] = deque(maxlen=100)
+        self._looks = Looks(lambda ids: cloud.describe_enis(ids=ids))
 
     async def record(self, facts: Iterable[Fact], *, ends: Intent | None = None, outcome: str = "ok") -> None:
         """Durable first, then memory."""
         facts = tuple(facts)
         await self.journal.record(facts, now=self.clock(), ends=ends, outcome=outcome)
         self.fleet.apply(facts)
+
+    async def look(self, eni_id: EniId) -> CloudEni | None:
+        """How the cloud lists an ENI now; None: it does not. Raises CloudError."""
+        return await self._looks.look(eni_id)
+
+    def bringing(self) -> AbstractContextManager[None]:
+        """Calls inside bring addresses: while pods wait, they go before all others."""
+        return urgency(Urgency.POD_WAITS if self.fleet.waiting else Urgency.BACKGROUND)
 
     async def give_back(self, items: Sequence[Ip]) -> tuple[list[Ip], dict[Ip, str]]:
         """Mark items as returning, but those that an attachment uses: those marked, and why not the others."""
