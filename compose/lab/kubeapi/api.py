@@ -26,6 +26,8 @@ SERVICES = ("", "services")
 FIRST_NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
 SUFFIX_LETTERS = "bcdfghjklmnpqrstvwxz2456789"
 """Kubernetes' alphabet for generated names: nothing that spells a word."""
+MAX_GENERATED_BASE = 58
+GENERATED_TRIES = 8
 
 
 class ListOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,8 +122,9 @@ class Api:
 
     def create(self, kind: Kind, namespace: str, body: Any, *, strict: bool = False) -> Json:
         """POST. `strict`: refuse fields that the kind does not have."""
-        suffix = "".join(SUFFIX_LETTERS[int(self._chance() * len(SUFFIX_LETTERS))] for _ in range(5))
-        obj = rules.named(body, kind, namespace, suffix=suffix, strict=strict)
+        obj = rules.read(body, kind, strict=strict)
+        rules.place(obj, kind, namespace)
+        self._generate_name(obj, kind)
         if kind.namespaced:
             self._check_namespace(kind, (namespace, obj["metadata"].get("name", "")))
         obj = rules.created(obj, kind, now=self._now(), uid=self._new_uid())
@@ -226,6 +229,18 @@ class Api:
         if found is None:
             raise status.not_found(kind, name[1])
         return found
+
+    def _generate_name(self, obj: Json, kind: Kind) -> None:
+        """A name from `generateName`; another one when it is taken, as often as Kubernetes tries."""
+        metadata = obj["metadata"]
+        base = metadata.get("generateName", "")[:MAX_GENERATED_BASE]
+        if metadata.get("name") or not base:
+            return
+        for _ in range(GENERATED_TRIES):
+            suffix = "".join(SUFFIX_LETTERS[int(self._chance() * len(SUFFIX_LETTERS))] for _ in range(5))
+            metadata["name"] = base + suffix
+            if self.store.get(kind.collection, (metadata.get("namespace", ""), metadata["name"])) is None:
+                return
 
     def _check_namespace(self, kind: Kind, name: Name) -> None:
         namespaces = self.kinds.built_in("", "namespaces")

@@ -13,37 +13,32 @@ from compose.lab.kubeapi.validation import shapes
 
 Json = dict[str, Any]
 
-MAX_GENERATED_BASE = 58
 SYSTEM_FIELDS = ("uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "namespace", "name")
 """Metadata that a writer cannot change."""
 
 
-def named(body: Any, kind: Kind, namespace: str, *, suffix: str, strict: bool = False) -> Json:
-    """A create's body as the server reads it, its name and namespace settled; refuses what does not fit its path."""
-    obj = _read(body, kind, strict=strict)
-    metadata = obj.setdefault("metadata", {})
-    said = metadata.get("namespace", "")
-    if kind.namespaced:
-        if said and said != namespace:
-            raise bad_request(
-                f"the namespace of the provided object does not match the namespace sent on the request: {said!r}"
-            )
-        metadata["namespace"] = namespace
-    else:
-        metadata.pop("namespace", None)
-    if not metadata.get("name") and metadata.get("generateName"):
-        metadata["name"] = metadata["generateName"][:MAX_GENERATED_BASE] + suffix
-    return obj
-
-
-def _read(body: Any, kind: Kind, *, strict: bool) -> Json:
-    """A copy of what a client sent, with null and unknown fields gone."""
+def read(body: Any, kind: Kind, *, strict: bool) -> Json:
+    """A copy of what a client sent, as the server understands it: null and unknown fields are gone."""
     if not isinstance(body, dict):
         raise bad_request("the body is no Kubernetes object")
     _same_kind(body, kind)
     obj = shapes.read(kind, copy.deepcopy(body), strict=strict)
-    obj.get("metadata", {}).pop("managedFields", None)  # nobody keeps them here
+    obj.setdefault("metadata", {}).pop("managedFields", None)  # nobody keeps them here
     return obj | {"apiVersion": kind.api_version, "kind": kind.kind}
+
+
+def place(obj: Json, kind: Kind, namespace: str) -> None:
+    """Put a new object, in place, into the namespace that its path names; refuses when it says another."""
+    metadata = obj["metadata"]
+    said = metadata.get("namespace", "")
+    if not kind.namespaced:
+        metadata.pop("namespace", None)
+        return
+    if said and said != namespace:
+        raise bad_request(
+            f"the namespace of the provided object does not match the namespace sent on the request: {said!r}"
+        )
+    metadata["namespace"] = namespace
 
 
 def _same_kind(obj: Json, kind: Kind) -> None:
@@ -83,8 +78,8 @@ def updated(old: Json, body: Any, kind: Kind, *, part: str = "", strict: bool = 
     Refuses with 409 when it was made from another version or another object of that name.
     """
     name = old["metadata"]["name"]
-    result = _read(body, kind, strict=strict)
-    wanted = result.get("metadata") or {}
+    result = read(body, kind, strict=strict)
+    wanted = result["metadata"]
     if wanted.get("name") not in (None, "", name):
         raise bad_request(f"the name of the object ({wanted['name']}) does not match the name on the URL ({name})")
     if wanted.get("resourceVersion") not in (None, "", old["metadata"]["resourceVersion"]):

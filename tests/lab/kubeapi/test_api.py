@@ -81,6 +81,16 @@ def test_generated_names(cluster: Cluster) -> None:
     assert made["metadata"]["name"] == ("web-" + "x" * 80)[:58] + "bbbbb"
 
 
+def test_a_generated_name_that_is_taken_is_generated_again(cluster: Cluster) -> None:
+    chances = iter([0.0] * 5 + [0.0] * 5 + [0.5] * 5)
+    cluster.api = Api(Store(), now=lambda: cluster.now, new_uid=lambda: "u", chance=lambda: next(chances, 0.0))
+    body = {"metadata": {"generateName": "a-"}, "spec": {"containers": CONTAINERS}}
+    names = [cluster.api.create(cluster.kind("pods"), DEFAULT, body)["metadata"]["name"] for _ in range(2)]
+    assert names == ["a-bbbbb", "a-rrrrr"]
+    with refused(409, "AlreadyExists"):
+        cluster.api.create(cluster.kind("pods"), DEFAULT, body)
+
+
 @pytest.mark.parametrize(
     ("body", "code", "reason"),
     [
