@@ -391,6 +391,7 @@ class Account:
             self._by_instance.get(eni.instance, {}).pop(eni.id, None)
         for group in eni.security_groups:
             self.members[group].pop(eni.id, None)
+        eni.status = EniStatus.DELETING  # what the calendar still holds for it finds nothing to do
         del self.enis[eni.id]
 
     def set_groups(self, eni: Eni, groups: Sequence[str]) -> None:

@@ -35,6 +35,9 @@ SMALL = Layout(
         VSwitch("vsw-b", "zone-b", "10.0.1.0/28"),
     )
 )
+WITH_PREFIXES = Layout(
+    vswitches=(VSwitch("vsw-a", "zone-a", "10.0.0.0/26", "fd00::/64"), VSwitch("vsw-b", "zone-b", "10.0.1.0/28"))
+)
 
 
 class Kernel:
@@ -283,15 +286,15 @@ class AccountMachine(RuleBasedStateMachine):
     @initialize(slow=st.booleans())
     def begin(self, slow: bool) -> None:
         self.now = NOW
-        self.account = Account(SMALL, delays=SLOW if slow else DELAYS["none"])
+        self.account = Account(WITH_PREFIXES, delays=SLOW if slow else DELAYS["none"])
         self.kernel = Kernel(self.account)
 
     def attempt(self, call: Callable[[], object]) -> None:
-        before = {e.id: (e.status, list(e.ipv4)) for e in self.account.enis.values()}
+        before = {e.id: (e.status, e.everything) for e in self.account.enis.values()}
         try:
             call()
         except CloudError:
-            after = {e.id: (e.status, list(e.ipv4)) for e in self.account.enis.values()}
+            after = {e.id: (e.status, e.everything) for e in self.account.enis.values()}
             assert after == before, "a refused call has no effect"
 
     def some_eni(self, pick: int) -> str:
@@ -346,6 +349,23 @@ class AccountMachine(RuleBasedStateMachine):
             gone = [found.ipv4[p % len(found.ipv4)] for p in positions]
             self.attempt(lambda: self.account.unassign_ipv4(found.id, self.now, gone))
 
+    @rule(eni=picks, count=st.integers(1, 3), ipv6=st.booleans())
+    def assign_more(self, eni: int, count: int, ipv6: bool) -> None:
+        name = self.some_eni(eni)
+        self.attempt(lambda: self.account.assign_ipv4_prefixes(name, self.now, count=count))
+        if ipv6:
+            self.attempt(lambda: self.account.assign_ipv6(name, self.now, count=count))
+            self.attempt(lambda: self.account.assign_ipv6_prefixes(name, self.now, count=count))
+
+    @rule(eni=picks, some=st.integers(0, 3))
+    def unassign_more(self, eni: int, some: int) -> None:
+        found = self.account.enis.get(self.some_eni(eni))
+        if found is not None:
+            blocks, six, blocks6 = found.ipv4_prefixes[:some], found.ipv6[:some], found.ipv6_prefixes[:some]
+            self.attempt(lambda: self.account.unassign_ipv4(found.id, self.now, [], blocks))
+            if six or blocks6:
+                self.attempt(lambda: self.account.unassign_ipv6(found.id, self.now, six, blocks6))
+
     @rule(seconds=st.floats(0, 6))
     def wait(self, seconds: float) -> None:
         self.now += seconds
@@ -365,7 +385,7 @@ class AccountMachine(RuleBasedStateMachine):
     def kernel_follows(self) -> None:
         self.kernel.follow(self.now)
         wanted = {
-            e.id: set(e.ipv4)
+            e.id: set(e.everything)
             for e in self.account.enis.values()
             if e.status is EniStatus.IN_USE or (e.status is EniStatus.DETACHING)
         }
