@@ -26,7 +26,7 @@ from services.ipam.core.allocate import Grant, Refuse, Wait, Wish
 from services.ipam.core.pool import Phase, Pool, Promise, item_id
 from shared import log as logs
 from shared.contracts.eni import GivenBack, Inventory
-from shared.contracts.ipam import Lease
+from shared.contracts.ipam import Bandwidth, Lease
 from shared.crashpoint import crashpoint
 from shared.errors import Conflict, Exhausted, SuiteError, Unavailable
 from shared.model import AttachmentKey, Ip, PodKey
@@ -165,6 +165,13 @@ class Ledger:
         if key in self.pool.holds:
             raise Unavailable(f"the end of the lease of {key} could not be written")
         return lease
+
+    async def relimit(self, key: AttachmentKey, bandwidth: Bandwidth) -> None:
+        """Write down a lease's new limits; nothing when it has ended meanwhile. A failure leaves the old ones."""
+        await self._settled(key)
+        if (hold := self.pool.holds.get(key)) is not None:
+            lease = msgspec.structs.replace(hold.lease, bandwidth=bandwidth)
+            await asyncio.wait([self._begin(key, self._relimit(lease))])
 
     def leases(self) -> list[Lease]:
         """All that are durable."""
@@ -317,6 +324,14 @@ class Ledger:
             waiter.answer(lease)
         else:
             await self._release(self.pool.retire(lease.key))
+
+    async def _relimit(self, lease: Lease) -> None:
+        try:
+            await self._store.relimit(lease)
+        except Unavailable as error:
+            log.error("limits_not_written", attachment=str(lease.key), error=error.message)
+            return
+        self.pool.relimit(lease, self.clock())
 
     async def _release(self, lease: Lease) -> None:
         now = self.pods_moved_at = self.clock()

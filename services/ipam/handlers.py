@@ -13,8 +13,9 @@ from services.ipam.core.allocate import Wish
 from services.ipam.driver import Ledger
 from shared import log as logs
 from shared.contracts import ipam as contract
-from shared.contracts.ipam import Bandwidth, Lease
+from shared.contracts.ipam import Lease
 from shared.errors import Invalid, Unavailable
+from shared.model import PodKey
 from shared.rpc.server import deadline
 
 ANSWER_MARGIN = 0.1
@@ -49,13 +50,16 @@ class Handlers:
         if held is not None:
             return held
         annotations = await self._annotations(ask)
-        limits = self._limits(ask, annotations)
+        limits = bandwidth.read(annotations, ask.bandwidth)
+        for problem in limits.problems:
+            self.unreadable(ask.pod, ask.pod_uid, problem)
         sticky = self._sticky(ask, annotations)
         if self._enis.absent:  # what it would be given could not be plugged in
             raise Unavailable(self._enis.absent)
         left = min(deadline.get() - began, self._longest_wait_s)
         ends = began + left - min(left * ANSWER_MARGIN, 1.0)
-        lease = await self._ledger.acquire(Wish(ask.key, ask.pod, ask.pod_uid, limits, sticky), ends)
+        wish = Wish(ask.key, ask.pod, ask.pod_uid, limits.bandwidth, sticky, limits.stated)
+        lease = await self._ledger.acquire(wish, ends)
         log.info(
             "address_granted",
             pod=str(ask.pod),
@@ -90,23 +94,18 @@ class Handlers:
         )
         return contract.Status(able=not reason, reason=reason)
 
-    def _limits(self, ask: contract.Acquire, annotations: Mapping[str, str]) -> Bandwidth:
-        limits = bandwidth.read(annotations, ask.bandwidth)
-        for problem in limits.problems:
-            self._unreadable(ask, problem)
-        return limits.bandwidth
-
     def _sticky(self, ask: contract.Acquire, annotations: Mapping[str, str]) -> bool:
         asked, problem = stickiness.asks_for_it(annotations)
         if problem:
-            self._unreadable(ask, problem)
+            self.unreadable(ask.pod, ask.pod_uid, problem)
         return asked or (self._pods is not None and self._pods.is_stateful(ask.pod, ask.pod_uid))
 
-    def _unreadable(self, ask: contract.Acquire, problem: str) -> None:
-        log.warning("annotation_unreadable", pod=str(ask.pod), problem=problem)
-        self.problems.append(AnnotationProblem(str(ask.pod), problem))
+    def unreadable(self, pod: PodKey, uid: str, problem: str) -> None:
+        """Tell a pod's owner of an annotation that cannot be read."""
+        log.warning("annotation_unreadable", pod=str(pod), problem=problem)
+        self.problems.append(AnnotationProblem(str(pod), problem))
         if self._pods is not None:
-            self._pods.warn(ask.pod, ask.pod_uid, "ParseFailed", problem)
+            self._pods.warn(pod, uid, "ParseFailed", problem)
 
     async def _annotations(self, ask: contract.Acquire) -> Mapping[str, str]:
         if ask.annotations is not None:

@@ -12,6 +12,7 @@ from services.ipam.core.pool import Pool
 from services.ipam.core.stickiness import stateful_kinds
 from services.ipam.driver import Clock, Ledger, steady_clock
 from services.ipam.handlers import Handlers
+from services.ipam.limits import Limits
 from services.ipam.loops import (
     WARMED_UP,
     Demand,
@@ -58,12 +59,18 @@ async def serve(node: NodeConfig, settings: Settings, stop: asyncio.Event) -> No
         pods = None
         if node.kube.server:
             client = await opened.enter_async_context(KubeClient(node.kube))
-            pods = Pods(client, node.node_name, stateful_kinds(settings.eni_conf.custom_stateful_workload_kinds))
+            kinds = stateful_kinds(settings.eni_conf.custom_stateful_workload_kinds)
+            pods = Pods(client, node.node_name, kinds, limits_changed=lambda: limits_changed())
 
         def changed() -> None:
             demanding.poke()
+            limits_changed()
             if pool.marks:
                 handing_over.poke()
+
+        def limits_changed() -> None:
+            if limiting is not None:
+                limiting.poke()
 
         def sticky(lease: Lease) -> bool:
             """As the ADD found it, or as is known by now: the pods' watch may have been behind."""
@@ -97,6 +104,15 @@ async def serve(node: NodeConfig, settings: Settings, stop: asyncio.Event) -> No
             times = GarbageConfig(config.garbage_period_s, config.garbage_confirm_s, config.garbage_min_age_s)
             garbage = Garbage(ledger, enis, pods, times)
         handlers = Handlers(ledger, enis, pods, longest_wait_s=config.acquire_wait_s)
+        limiting = None
+        if pods is not None:
+            limiting = ReconcileLoop(
+                "limits",
+                Limits(ledger, enis, pods, handlers).follow,
+                retry_s=1.0,
+                resync_s=RESYNC_S,
+                reporter=health.reporter("limits", 3 * RESYNC_S),
+            )
         report = Report(ledger, enis, demand, handlers, garbage, pods)
         report.register(registry)
         face = HttpFace(
@@ -134,6 +150,8 @@ async def serve(node: NodeConfig, settings: Settings, stop: asyncio.Event) -> No
             ]
             if (pace := reclaim_pace(settings.eni_conf)) is not None:
                 loops.append(tasks.create_task(give_back.reclaim(pace, handing_over.poke), name="ipam-reclaim"))
+            if limiting is not None:
+                loops.append(tasks.create_task(limiting.run(), name="ipam-limits"))
             if pods is not None and garbage is not None:
                 alive = health.reporter("garbage", 3 * config.garbage_period_s + 30.0)
                 loops.append(tasks.create_task(pods.run(), name="ipam-pods"))

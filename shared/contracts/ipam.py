@@ -33,6 +33,8 @@ class Lease(msgspec.Struct, frozen=True):
     """Unix time, seconds."""
     sticky: bool = False
     """After its end the address waits for a pod of the same name to come back (terway.md §3.1)."""
+    bandwidth_stated: Bandwidth = Bandwidth()
+    """Of `bandwidth`, what the runtime stated and no annotation of the pod explains: annotations do not change it."""
 
     @property
     def addresses(self) -> tuple[Ip, ...]:

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -155,7 +155,7 @@ def summary(times: dict[str, list[float]]) -> dict[str, float]:
     return figures
 
 
-def report(figures: dict[str, dict[str, float]]) -> None:
+def report(figures: Mapping[str, object]) -> None:
     """Add our figures to the file, beside what other benches wrote."""
     REPORT.parent.mkdir(exist_ok=True)
     known = json.loads(REPORT.read_text()) if REPORT.exists() else {}

@@ -23,7 +23,11 @@ from compose.lab.runtime_cni.invoke import Container, PluginFailed
 from compose.lab.runtime_cni.pods import BarePods
 from compose.lab.waiting import until
 from shared.contracts import ipam as ipam_contract
+from shared.contracts.ipam import Bandwidth
 from shared.errors import SuiteError
+from shared.kube.access import KubeAddress
+from shared.kube.client import KubeClient
+from shared.kube.resources import PODS
 from shared.model import PodKey
 from shared.rpc.client import Client
 from tests.crash.points import SERVICE_OF, crash_points
@@ -42,6 +46,7 @@ class Site:
         self.record = record
         self.pods = pods
         self.corner = layout.node(NODE)
+        self.kube = KubeAddress(f"unix://{layout.kube_socket}")
 
     async def add(self, name: str) -> PodKey:
         """Add a pod as a kubelet would: after a failure clean up, then try again with a new sandbox."""
@@ -205,6 +210,26 @@ async def release_before_unplug(site: Site) -> None:
     await site.delete(pod)
 
 
+async def relimit(site: Site) -> None:
+    """A pod that runs gets a limit by its annotation, and loses it again."""
+    pod = await site.add("limited")
+    name = "k8s.aliyun.com/egress-bandwidth"
+    async with Client(site.corner.run / "ipam.sock") as ipam, KubeClient(site.kube) as kube:
+        for text, rate in (("1M", 1 << 20), (None, None)):
+            patch = {"metadata": {"annotations": {name: text}}}
+            await kube.patch(PODS, dict, pod.name, patch, namespace=pod.namespace)
+            wanted = Bandwidth(egress=rate)
+
+            async def missing(wanted: Bandwidth = wanted) -> str:
+                with suppress(SuiteError):
+                    leases = (await ipam.call(ipam_contract.LEASES, ipam_contract.ListLeases())).leases
+                    return "" if [lease.bandwidth for lease in leases] == [wanted] else f"{leases}"
+                return "ipam is away"
+
+            await until(missing, what=f"the pod has {wanted}", within_s=PATIENCE_S)
+    await site.delete(pod)
+
+
 ANNOTATIONS = {"io.kubernetes.cri.pod-annotations": {"made": "by-a-test"}}
 
 LEADING_TO: dict[str, Callable[[Site], Awaitable[None]]] = {
@@ -213,6 +238,9 @@ LEADING_TO: dict[str, Callable[[Site], Awaitable[None]]] = {
     "gateway.spool.after_note": del_without_eni_manager,
     "gateway.spool.before_done": del_without_eni_manager,
     "ipam.give_back.before_unmark": release_before_unplug,
+    "ipam.limit.before_commit": relimit,
+    "ipam.limit.after_call": relimit,
+    "eni.limit.after_journal": relimit,
 }
 """Points that a pod's ordinary life does not come to."""
 

@@ -14,6 +14,7 @@ import msgspec
 
 from shared.contracts import eni as contract
 from shared.contracts.eni import EniAddress, EniView, Inventory
+from shared.errors import NotFound
 from shared.model import AttachmentKey, Ip
 from shared.rpc.server import Server
 from tests.ipam.world import eni, inventory, ip
@@ -28,6 +29,8 @@ class ScriptedEniManager:
         self.given_back: list[list[Ip]] = []
         self.refuse_once: dict[Ip, str] = {}
         self.attached: dict[AttachmentKey, bool] = {}
+        self.unplugged: set[AttachmentKey] = set()
+        self.limits: list[contract.Limit] = []
         self.objections: list[str] = []
         self._path = path
         self._news = asyncio.Condition()
@@ -39,6 +42,7 @@ class ScriptedEniManager:
         server.register(contract.DEMAND, self._demand)
         server.register(contract.GIVE_BACK, self._give_back)
         server.register(contract.ATTACHMENTS, self._attachments)
+        server.register(contract.LIMIT, self._limit)
         await self._opened.enter_async_context(server)
         return self
 
@@ -112,6 +116,14 @@ class ScriptedEniManager:
             self.given_back.append(ask.items)
             self._news.notify_all()
         return contract.GivenBack([item for item in ask.items if item not in refused], refused)
+
+    async def _limit(self, ask: contract.Limit) -> contract.Limited:
+        if ask.key in self.unplugged:
+            raise NotFound(f"{ask.key} is not plugged")
+        async with self._news:
+            self.limits.append(ask)
+            self._news.notify_all()
+        return contract.Limited()
 
     async def _attachments(self, ask: contract.ListAttachments) -> contract.Attachments:
         return contract.Attachments(

@@ -13,6 +13,7 @@ from services.ipam.adapters.pods import Pods
 from services.ipam.core.garbage import PodFacts
 from services.ipam.core.stickiness import STATEFUL_KINDS
 from shared.config import NodeConfig
+from shared.contracts.eni import Limit
 from shared.contracts.ipam import Bandwidth
 from shared.errors import NotFound, Unavailable
 from shared.kube.access import KubeAddress
@@ -21,8 +22,8 @@ from shared.kube.mirror import Applied, Change
 from shared.kube.objects import Event, Pod
 from shared.kube.reflector import Reflector
 from shared.kube.resources import EVENTS, PODS
-from shared.model import PodKey
-from tests.ipam.conftest import Start
+from shared.model import AttachmentKey, PodKey
+from tests.ipam.conftest import RunningIpam, Start
 from tests.ipam.eni_manager import ScriptedEniManager
 from tests.ipam.world import key, one_eni
 
@@ -39,6 +40,11 @@ class Cluster:
         spec = {"nodeName": node, "containers": [{"name": "main", "image": "tools:1"}]}
         body = {"metadata": {"name": name, **metadata}, "spec": spec}
         return (await self.client.create(PODS, Pod, body, namespace="default")).metadata.uid
+
+    async def annotate(self, name: str, **annotations: str | None) -> None:
+        """`ingress=…`, `egress=…`: Terway's annotations; None takes one away."""
+        named = {f"k8s.aliyun.com/{way}-bandwidth": text for way, text in annotations.items()}
+        await self.client.patch(PODS, Pod, name, {"metadata": {"annotations": named}}, namespace="default")
 
     async def remove(self, name: str) -> None:
         await self.client.delete(PODS, name, namespace="default", grace_s=0)
@@ -100,6 +106,44 @@ async def test_an_annotation_that_cannot_be_read_is_an_event_on_the_pod(
     assert (event.type, event.reason, event.source.component) == ("Warning", "ParseFailed", "terway-daemon")
     assert (event.involved_object.name, event.involved_object.uid) == ("web", uid)
     assert "'10' is not a rate" in event.message
+
+
+async def test_limits_follow_the_annotations_of_a_running_pod(
+    start: Start, enis_socket: Path, cluster: Cluster
+) -> None:
+    uid = await cluster.add("web", annotations=LIMITED)
+    await cluster.add("other")
+    async with ScriptedEniManager(enis_socket, one_eni(4)) as enis:
+        async with start(kube=cluster.server) as ipam:
+            lease = await ipam.add("a", pod="web", pod_uid=uid, annotations=None)
+            other = await ipam.add("b", pod="other", annotations=None, bandwidth=Bandwidth(ingress=7))
+            enis.unplugged = {lease.key}
+            await cluster.annotate("web", ingress="2M", egress="1M")
+            await ipam.until("/state", lambda _, state: state["pods"]["objects"] == 2)
+            enis.unplugged = set()
+            await enis.until(lambda: len(enis.limits) == 1)
+            assert enis.limits[-1] == Limit(lease.key, Bandwidth(2 << 20, 1 << 20))
+            await limited(ipam, lease.key, Bandwidth(2 << 20, 1 << 20))
+
+            await cluster.annotate("web", egress="fast")
+            await ipam.until("/state", lambda _, state: "'fast' is not a rate" in str(state["annotation_problems"]))
+            assert (await ipam.leases())[lease.key].bandwidth == Bandwidth(2 << 20, 1 << 20), "what holds goes on"
+        async with start(kube=cluster.server) as ipam:
+            await limited(ipam, lease.key, Bandwidth(2 << 20, 1 << 20))
+            await cluster.annotate("web", ingress=None, egress=None)
+            await enis.until(lambda: len(enis.limits) == 2)
+            assert enis.limits[-1] == Limit(lease.key, Bandwidth())
+            await limited(ipam, lease.key, Bandwidth())
+            assert (await ipam.leases())[other.key].bandwidth == Bandwidth(ingress=7), "the runtime said so"
+            await cluster.annotate("other", ingress="1M", egress="1M")
+            await limited(ipam, other.key, Bandwidth(ingress=7, egress=1 << 20))
+            assert await ipam.add("a", pod="web", pod_uid=uid) == (await ipam.leases())[lease.key]
+
+
+async def limited(ipam: RunningIpam, held: AttachmentKey, bandwidth: Bandwidth) -> None:
+    async with asyncio.timeout(10.0):
+        while (await ipam.leases())[held].bandwidth != bandwidth:  # noqa: ASYNC110 it says nothing by itself
+            await asyncio.sleep(0.01)
 
 
 async def test_without_an_api_server_annotations_that_were_handed_over_suffice(start: Start, enis_socket: Path) -> None:

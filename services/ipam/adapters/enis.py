@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from shared.contracts import eni
+from shared.contracts.ipam import Bandwidth
 from shared.errors import SuiteError, Unavailable
 from shared.model import AttachmentKey, Ip
 from shared.rpc.client import Client
@@ -37,6 +38,10 @@ class Enis:
     async def give_back(self, items: list[Ip]) -> eni.GivenBack:
         """Hand items over for good; they must be marked durably before."""
         return await self._client.call(eni.GIVE_BACK, eni.GiveBack(items))
+
+    async def limit(self, key: AttachmentKey, bandwidth: Bandwidth) -> None:
+        """Have a sandbox that is plugged limited so. NotFound: it is not (yet, or any more)."""
+        await self._client.call(eni.LIMIT, eni.Limit(key, bandwidth))
 
     async def connected(self) -> frozenset[AttachmentKey]:
         """The attachments of which something is alive."""

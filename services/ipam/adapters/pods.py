@@ -6,9 +6,9 @@ ipam works without an API server: annotations come from the container runtime th
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
-from services.ipam.core import stickiness
+from services.ipam.core import bandwidth, stickiness
 from services.ipam.core.garbage import PodFacts
 from shared.errors import NotFound
 from shared.kube.client import KubeClient
@@ -32,9 +32,17 @@ GONE_REMEMBERED = 1024
 class Pods:
     """A mirror of this node's pods; `run` keeps it in step."""
 
-    def __init__(self, client: KubeClient, node_name: str, stateful_kinds: Collection[str]) -> None:
+    def __init__(
+        self,
+        client: KubeClient,
+        node_name: str,
+        stateful_kinds: Collection[str],
+        *,
+        limits_changed: Callable[[], None] = lambda: None,
+    ) -> None:
         self._client = client
         self._kinds = stateful_kinds
+        self._limits_changed = limits_changed
         self._pods: dict[PodKey, Pod] = {}
         self._gone: OrderedDict[PodKey, Pod] = OrderedDict()
         """Deleted lately: a pod deleted by force is gone before its DEL comes."""
@@ -71,6 +79,11 @@ class Pods:
                 raise NotFound(f"the pod {pod} with UID {uid} was replaced by one with UID {known.metadata.uid}")
         return known.metadata.annotations
 
+    def known_annotations(self, pod: PodKey, uid: str) -> Mapping[str, str] | None:
+        """A pod's annotations as the mirror has them; None: it does not know the pod. Asks nobody."""
+        known = self._pods.get(pod)
+        return known.metadata.annotations if known is not None and _is(known, uid) else None
+
     def is_stateful(self, pod: PodKey, uid: str) -> bool:
         """Does the mirror know the pod as one of those whose name comes back? Asks nobody."""
         known = self._pods.get(pod) or self._gone.get(pod)
@@ -96,10 +109,12 @@ class Pods:
     def _changed(self, change: Change[Pod]) -> None:
         match change:
             case Applied(pod):
+                known = self._pods.get(_key(pod))
                 self._pods[_key(pod)] = pod
+                if _limits(pod) != (_limits(known) if known is not None else {}):
+                    self._limits_changed()
             case Deleted(pod):
-                known = self._pods.pop(_key(pod), pod)
-                self._gone[_key(pod)] = known
+                self._gone[_key(pod)] = self._pods.pop(_key(pod), pod)
                 self._gone.move_to_end(_key(pod))
                 if len(self._gone) > GONE_REMEMBERED:
                     self._gone.popitem(last=False)
@@ -118,6 +133,10 @@ def _uids(pod: Pod) -> frozenset[str]:
 
 def _is(pod: Pod, uid: str) -> bool:
     return not uid or uid in _uids(pod)
+
+
+def _limits(pod: Pod) -> Mapping[str, str]:
+    return {name: text for name, text in pod.metadata.annotations.items() if name in bandwidth.ANNOTATIONS}
 
 
 def _facts(pod: Pod) -> PodFacts:

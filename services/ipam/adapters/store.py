@@ -145,6 +145,19 @@ class Store:
 
         await self._write(write, f"lease {item} to {lease.pod}", outlasts_power=False)
 
+    async def relimit(self, lease: Lease) -> None:
+        """The sandbox has other limits."""
+        text, key = msgspec.json.encode(lease).decode(), lease.key
+
+        def write(connection: sqlite3.Connection) -> None:
+            connection.execute(
+                "UPDATE leases SET lease = ? WHERE network = ? AND container_id = ? AND ifname = ?",
+                (text, key.network, key.container_id, key.ifname),
+            )
+            crashpoint("ipam.limit.before_commit")
+
+        await self._write(write, f"limit {lease.pod}", outlasts_power=False)
+
     async def release(self, key: AttachmentKey, item: Ip, until: float, promise: Promise | None = None) -> None:
         """The sandbox has it no more; it rests, and waits for its pod where there is a promise."""
 

@@ -36,6 +36,7 @@ class Wish(msgspec.Struct, frozen=True):
     pod_uid: str = ""
     bandwidth: Bandwidth = Bandwidth()
     sticky: bool = False
+    bandwidth_stated: Bandwidth = Bandwidth()
 
 
 class Grant(msgspec.Struct, frozen=True):
@@ -92,6 +93,7 @@ def choose(pool: Pool, wish: Wish, now: float) -> Grant | Wait | Refuse:
             bandwidth=wish.bandwidth,
             granted_at=now,
             sticky=wish.sticky,
+            bandwidth_stated=wish.bandwidth_stated,
         )
     )
 

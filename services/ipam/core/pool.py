@@ -292,6 +292,14 @@ class Pool:
         self._drop(lease)
         self.tell(item_id(lease), now, f"not leased to {lease.pod}: the database refused")
 
+    def relimit(self, lease: Lease, now: float) -> None:
+        """A lease that holds has other limits, and that is durable."""
+        hold = self.holds[lease.key]
+        if msgspec.structs.replace(hold.lease, bandwidth=lease.bandwidth) != lease:
+            raise BrokenInvariant(f"{lease.key} may have other limits, but not become another lease")
+        self.holds[lease.key] = Hold(lease, hold.phase)
+        self.tell(item_id(lease), now, f"limits of {lease.pod} are {lease.bandwidth}")
+
     def retire(self, key: AttachmentKey) -> Lease:
         """Lock a lease while its end is being written."""
         return self._move(key, Phase.LEASED, Phase.RELEASING)
