@@ -3,7 +3,6 @@
 import asyncio
 import io
 import json
-import shutil
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -306,40 +305,6 @@ async def test_discovery_names_every_kind_once(http: aiohttp.ClientSession) -> N
     for path in ("/version", "/healthz", "/readyz", "/livez/ping", "/apis/apps"):
         async with http.get(path) as answer:
             assert answer.status == 200
-
-
-kubectl = shutil.which("kubectl")
-
-
-@pytest.mark.skipif(kubectl is None, reason="kubectl is not installed")
-async def test_kubectl_reads_and_writes(kube: KubeApi, tmp_path: Path) -> None:
-    """The client that everybody knows is the judge."""
-    assert kubectl is not None
-    listening = socket.create_server(("127.0.0.1", 0))
-    server = f"http://127.0.0.1:{listening.getsockname()[1]}"
-    manifest = tmp_path / "pod.json"
-    manifest.write_text(json.dumps(pod("a", app="web") | {"apiVersion": "v1", "kind": "Pod"}))
-
-    async def run(*words: str) -> str:
-        environment = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}  # HOME: its cache
-        process = await asyncio.create_subprocess_exec(
-            str(kubectl), f"--server={server}", *words, stdout=-1, stderr=-2, env=environment
-        )
-        out, _ = await process.communicate()
-        assert process.returncode == 0, f"kubectl {' '.join(words)}: {out.decode()}"
-        return out.decode()
-
-    async with kube.serving([listening]):
-        assert "created" in await run("create", "-f", str(manifest))
-        assert "configured" in await run("apply", "-f", str(manifest))
-        assert "unchanged" in await run("apply", "-f", str(manifest))
-        assert "STATUS" in await run("get", "namespaces")
-        assert (await run("get", "pods", "-o", "wide")).splitlines()[1].split()[:3] == ["a", "0/1", "Pending"]
-        assert "labeled" in await run("label", "pod", "a", "tier=front")
-        shown = json.loads(await run("get", "pods", "-l", "tier=front", "-o", "json"))
-        assert [item["metadata"]["name"] for item in shown["items"]] == ["a"]
-        assert "Name:             a" in await run("describe", "pod", "a")
-        assert "deleted" in await run("delete", "pod", "a")
 
 
 # ---- dry runs, strictness, apply
