@@ -1,0 +1,148 @@
+"""A developer's day with compose/docker-compose.yml: real engine, real containers, real packets."""
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.compose.stack import PORTS, Stack
+
+pytestmark = [pytest.mark.compose, pytest.mark.timeout(480)]
+
+MISSED = {
+    "eni_manager": {"ipam": "inventory", "gateway": "eni_manager"},
+    "ipam": {"gateway": "ipam"},
+    "policy": {"gateway": "policy"},
+    "gateway": {},
+    "cloud": {"eni_manager": "cloud"},
+}
+"""Who says in /readyz that a service is away, and under which name."""
+
+
+def add(stack: Stack, name: str) -> str:
+    """A pod that serves; its address."""
+    made = json.loads(
+        stack.lab_command("pod", "add", f"default/{name}", "--node", "node1", "--serve", "80/tcp", "--json")
+    )
+    (address,) = made["addresses"]
+    return str(address)
+
+
+def delete(stack: Stack, name: str) -> None:
+    stack.lab_command("pod", "del", f"default/{name}")
+
+
+def works(stack: Stack) -> None:
+    """A pod can be added, reached from its node and through the VPC, and deleted; nothing is left of it."""
+    add(stack, "probe")
+    for source in ("node1", "outside"):
+        stack.lab_command("probe", source, "default/probe:80/tcp")
+    delete(stack, "probe")
+    stack.lab_command("audit", "--within", "30")
+
+
+def test_a_pod_comes_and_goes(stack: Stack) -> None:
+    works(stack)
+
+
+@pytest.mark.parametrize("service", [*PORTS])
+def test_a_service_stops_and_comes_back_while_the_others_stay(stack: Stack, service: str) -> None:
+    others = {name: started(stack, name) for name in ("cloud", "node", *PORTS) if name != service}
+    stack.compose("stop", service)
+    try:
+        for name in set(PORTS) - {service}:
+            assert stack.ask(name, "/healthz")[0] == 200
+            stack.wait_missing(name, MISSED[service].get(name, ""))
+        assert {name: started(stack, name) for name in others} == others
+    finally:
+        stack.compose("start", service)
+    stack.wait_ready()
+    assert {name: started(stack, name) for name in others} == others
+    works(stack)
+
+
+def started(stack: Stack, service: str) -> tuple[str, str, int]:
+    """Differs once the container has stopped, died or been started again."""
+    container = stack.container(service)
+    return container["State"]["Status"], container["State"]["StartedAt"], container["RestartCount"]
+
+
+def test_a_pod_is_deleted_while_the_gateway_is_away(stack: Stack) -> None:
+    address = add(stack, "late")
+    stack.compose("stop", "gateway")
+    try:
+        delete(stack, "late")  # the shim leaves a note
+        assert leases(stack) == [address]
+    finally:
+        stack.compose("start", "gateway")
+    stack.wait_ready()
+    stack.lab_command("audit", "--within", "60")
+    assert leases(stack) == []
+
+
+def leases(stack: Stack) -> list[str]:
+    status, state = stack.ask("ipam", "/state")
+    assert status == 200
+    return [lease["ipv4"] for lease in state["leases"]]
+
+
+def test_the_cloud_stops_and_another_one_comes(stack: Stack) -> None:
+    """Its namespaces go with it, so the node is another machine afterwards: everything on it is restarted."""
+    before = {name: started(stack, name) for name in ("node", *PORTS)}
+    stack.compose("stop", "cloud")
+    try:
+        for name in PORTS:
+            assert stack.ask(name, "/healthz")[0] == 200
+        stack.wait_missing("eni_manager", "cloud", within_s=120)
+        assert {name: started(stack, name) for name in before} == before
+    finally:
+        stack.compose("restart", "cloud")
+    stack.wait_ready()
+    works(stack)
+
+
+def test_services_have_no_more_rights_than_they_need(stack: Stack) -> None:
+    """What the kernel says of the processes themselves, after everything they do to get there."""
+    wanted = {
+        "eni_manager": {"net_admin", "sys_admin", "sys_ptrace", "dac_read_search"},
+        "gateway": {"sys_ptrace", "dac_read_search"},
+        "ipam": set(),
+        "policy": set(),
+    }
+    for service, capabilities in wanted.items():
+        container = stack.container(service)
+        status = status_of(container["State"]["Pid"])
+        assert status["Uid"].split() == ["10001"] * 4
+        assert status["NoNewPrivs"] == "1"
+        for kind in ("CapEff", "CapPrm", "CapBnd"):
+            assert names(int(status[kind], 16)) == capabilities, f"{service}: {kind}"
+        assert container["HostConfig"]["ReadonlyRootfs"]
+
+
+CAPABILITIES = {1: "dac_override", 2: "dac_read_search", 12: "net_admin", 19: "sys_ptrace", 21: "sys_admin"}
+"""Numbers of linux/capability.h; any other appears as its number."""
+
+
+def names(mask: int) -> set[Any]:
+    return {CAPABILITIES.get(bit, bit) for bit in range(64) if mask >> bit & 1}
+
+
+def status_of(pid: int) -> dict[str, str]:
+    with open(f"/proc/{pid}/status") as file:
+        return {key: value.strip() for key, _, value in (line.partition(":") for line in file)}
+
+
+@pytest.mark.parametrize("image", ["terway-py-node:dev", "terway-py-lab:dev"])
+def test_an_image_works_without_the_working_tree(stack: Stack, image: str) -> None:
+    run = ("run", "--rm", "--network=none", "--read-only", "--cap-drop=ALL", image)
+    assert "--config" in stack.engine.docker(*run, "python3", "-m", "services.ipam", "--help")
+
+
+def test_everything_goes_within_ten_seconds(stack: Stack) -> None:
+    add(stack, "left")
+    took = stack.down()
+    try:
+        assert took < 10
+        assert stack.namespaces() == []
+    finally:
+        stack.up()
