@@ -7,7 +7,7 @@ Packets meet three chains. Each asks only about the port, which is the ENI, so t
     postrouting  counting
 
 What is delivered to an ENI is decided by routes alone (`script.ways`). What an ENI exchanges with the VPC's namespace
-itself (the cloud's services, gateways) is no business of security groups.
+itself (the cloud's services, gateways) is no business of security groups, nor of conntrack.
 """
 
 from collections.abc import Iterable, Sequence
@@ -46,6 +46,7 @@ table {TABLE} {{
 
     chain sources {{
         type filter hook prerouting priority -300; policy drop;
+        fib daddr type local notrack
         iifname {{ "lo", "{OUTSIDE_LINK}" }} accept
         {
     _lines('''
@@ -55,6 +56,10 @@ table {TABLE} {{
         iifname . ether saddr @hardware ip6 saddr fe80::/10 icmpv6 type nd-neighbor-solicit accept
         update @refused4 {{ iifname . ether saddr . ip saddr }}
         ip6 saddr != {{ ::, fe80::/10 }} update @refused6 {{ iifname . ether saddr . ip6 saddr }}
+    }}
+    chain own {{
+        type filter hook output priority -300; policy accept;
+        notrack
     }}
     chain refuse {{
         update @dropped {{ iifname . oifname }}

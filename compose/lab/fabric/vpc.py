@@ -17,7 +17,7 @@ from typing import Any, ParamSpec, Self, TypeVar
 import msgspec
 
 from compose.lab.cloud.core.model import SecurityGroup
-from compose.lab.fabric import firewall, kernel, names, script
+from compose.lab.fabric import conntrack, firewall, kernel, names, script
 from compose.lab.fabric.groups import chains, members, no_chains
 from compose.lab.fabric.netns import enter
 from compose.lab.fabric.port import Port
@@ -279,12 +279,14 @@ def _become(before: Port, after: Port, lines: list[str]) -> None:
     kernel.nft(lines)
     if after.eni in _device_names():  # else its routes have gone with it
         kernel.ip(script.ways(before, after))
+    conntrack.forget(set(before.ranges).difference(after.ranges))
 
 
 def _unplug(port: Port, lines: list[str]) -> None:
     kernel.nft(lines)
     if port.eni in _device_names():  # the device's own namespace may have ended, and the link with it
         kernel.ip([f"link delete {port.eni}"])
+    conntrack.forget(port.ranges)
 
 
 def _listening(address: Ip, port: int) -> socket.socket:
