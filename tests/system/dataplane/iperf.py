@@ -54,7 +54,10 @@ def pinging(space: Space, address: str) -> Iterator[list[float]]:
 def _server(space: Space, port: int) -> Iterator[None]:
     with space.inside():
         server = subprocess.Popen(
-            ["iperf3", "-s", "-1", "-p", str(port), "--forceflush"], stdout=subprocess.PIPE, text=True
+            ["iperf3", "-s", "-1", "-p", str(port), "--forceflush"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
         )
     try:
         assert server.stdout is not None
