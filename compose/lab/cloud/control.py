@@ -133,6 +133,8 @@ class Control:
                 "layout": account.layout,
                 "nodes": self._nodes(),
                 "enis": list(account.enis.values()),
+                "security_groups": list(account.security_groups.values()),
+                "routes": list(account.routes.values()),
                 "free_addresses": free,
                 "faults": self._faults.in_force(),
                 "calls": self._cloud.calls,

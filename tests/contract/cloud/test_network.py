@@ -172,6 +172,29 @@ async def test_a_security_group_from_its_birth_to_its_end(site: Site) -> None:
     assert [g["SecurityGroupId"] for g in answer["SecurityGroups"]["SecurityGroup"]] == ["sg-lab"]
 
 
+async def test_an_interface_joins_and_leaves(site: Site) -> None:
+    group, primary = await new_group(site), site.account.eni(site.node.primary_eni)
+    await site.client.call("JoinSecurityGroup", SecurityGroupId=group, NetworkInterfaceId=primary.id)
+    assert primary.security_groups == ["sg-lab", group]
+
+    async def refused(action: str, **parameters: Any) -> tuple[str, int]:
+        with pytest.raises(Refused) as caught:
+            await site.client.call(action, **parameters)
+        return caught.value.code, caught.value.status
+
+    join = {"SecurityGroupId": group, "NetworkInterfaceId": primary.id}
+    assert await refused("JoinSecurityGroup", **join) == ("InvalidInstanceId.AlreadyExists", 403)
+    await site.client.call("LeaveSecurityGroup", SecurityGroupId="sg-lab", InstanceId=site.node.id)
+    assert primary.security_groups == [group]
+    instances = await site.client.call("DescribeInstances", SecurityGroupId=group)
+    assert [i["SecurityGroupIds"]["SecurityGroupId"] for i in instances["Instances"]["Instance"]] == [[group]]
+    assert await refused("LeaveSecurityGroup", **join) == ("InstanceLastSecurityGroup", 403)
+    other = {**join, "SecurityGroupId": "sg-lab"}
+    assert await refused("LeaveSecurityGroup", **other) == ("InstanceNotInSecurityGroup", 403)
+    assert await refused("JoinSecurityGroup", SecurityGroupId=group) == ("MissingParameter", 400)
+    await site.client.call("JoinSecurityGroup", **other)
+
+
 @pytest.mark.parametrize(
     ("change", "code"),
     [

@@ -83,7 +83,7 @@ def instance(account: Account, one: Instance) -> dict[str, Any]:
             "PrivateIpAddress": {"IpAddress": [account.eni(one.primary_eni).primary_ip]},
             "NatIpAddress": "",
         },
-        "SecurityGroupIds": {"SecurityGroupId": one.security_groups},
+        "SecurityGroupIds": {"SecurityGroupId": account.eni(one.primary_eni).security_groups},
         "NetworkInterfaces": {
             "NetworkInterface": [
                 {

@@ -108,6 +108,22 @@ class DescribeSecurityGroupAttribute(Request, frozen=True):
     MaxResults: Annotated[int, Meta(ge=1, le=1000)] | None = None
 
 
+class JoinSecurityGroup(Request, frozen=True):
+    """One more group for an interface, or for the primary one of an instance."""
+
+    SecurityGroupId: str
+    NetworkInterfaceId: str | None = None
+    InstanceId: str | None = None
+
+
+class LeaveSecurityGroup(Request, frozen=True):
+    """One group less."""
+
+    SecurityGroupId: str
+    NetworkInterfaceId: str | None = None
+    InstanceId: str | None = None
+
+
 class NextHop(Request, frozen=True):
     """One of `NextHopList.N`."""
 

@@ -34,7 +34,7 @@ def describe_instances(account: Account, r: requests.DescribeInstances, now: flo
         and r.InstanceName in (None, i.name)
         and r.InstanceType in (None, i.type)
         and r.Status in (None, "Running")
-        and (r.SecurityGroupId is None or r.SecurityGroupId in i.security_groups)
+        and (r.SecurityGroupId is None or r.SecurityGroupId in account.eni(i.primary_eni).security_groups)
     ]
     page, fields = paging.either(
         matching, number=r.PageNumber, size=r.PageSize, token=r.NextToken, most=r.MaxResults, default=10

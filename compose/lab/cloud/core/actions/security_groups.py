@@ -15,8 +15,8 @@ from compose.lab.cloud.core.actions.registry import (
     new_tags,
     resource_group,
 )
-from compose.lab.cloud.core.errors import CloudError, malformed, missing
-from compose.lab.cloud.core.model import Direction, Rule
+from compose.lab.cloud.core.errors import CloudError, at_least_one, malformed, missing
+from compose.lab.cloud.core.model import Direction, Eni, Rule
 
 
 @action(ECS, changes=True)
@@ -43,6 +43,40 @@ def delete(account: Account, r: requests.DeleteSecurityGroup, now: float) -> Bod
     """Only one that nobody uses."""
     security.delete(account, r.SecurityGroupId)
     return {}
+
+
+@action(ECS, changes=True)
+def join(account: Account, r: requests.JoinSecurityGroup, now: float) -> Body:
+    """Its rules apply at once."""
+    eni = _interface(account, r)
+    if r.SecurityGroupId in eni.security_groups:
+        sentence = f"The interface is in the security group {r.SecurityGroupId} already."
+        raise CloudError("InvalidInstanceId.AlreadyExists", sentence, 403)
+    account.set_groups(eni, [*eni.security_groups, r.SecurityGroupId])
+    return {}
+
+
+@action(ECS, changes=True)
+def leave(account: Account, r: requests.LeaveSecurityGroup, now: float) -> Body:
+    """All but the last one can be left."""
+    eni = _interface(account, r)
+    security.group(account, r.SecurityGroupId)
+    if r.SecurityGroupId not in eni.security_groups:
+        sentence = f"The interface is not in the security group {r.SecurityGroupId}."
+        raise CloudError("InstanceNotInSecurityGroup", sentence, 403)
+    if len(eni.security_groups) == 1:
+        raise CloudError("InstanceLastSecurityGroup", "The instance is in one security group only.", 403)
+    account.set_groups(eni, [g for g in eni.security_groups if g != r.SecurityGroupId])
+    return {}
+
+
+def _interface(account: Account, r: requests.JoinSecurityGroup | requests.LeaveSecurityGroup) -> Eni:
+    at_most_one(NetworkInterfaceId=r.NetworkInterfaceId, InstanceId=r.InstanceId)
+    if r.InstanceId:
+        return account.eni(account.instance(r.InstanceId).primary_eni)
+    if not r.NetworkInterfaceId:
+        raise at_least_one("NetworkInterfaceId", "InstanceId")
+    return account.eni(r.NetworkInterfaceId)
 
 
 @action(ECS, changes=True)
