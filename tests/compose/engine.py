@@ -91,9 +91,10 @@ class Engine:
         return said.decode()
 
     def _remove_containers(self) -> None:
-        """A test that was killed may have left some, with what they mount."""
+        """A test that was killed may have left some, and their volumes."""
         if left := self.docker("ps", "--all", "--quiet").split():
-            self.docker("rm", "--force", "--volumes", *left)
+            self.docker("rm", "--force", *left)
+        self.docker("volume", "prune", "--force")
 
     def _stop(self) -> None:
         assert self._daemon is not None

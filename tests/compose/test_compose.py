@@ -45,6 +45,16 @@ def test_a_pod_comes_and_goes(stack: Stack) -> None:
     works(stack)
 
 
+def test_the_labs_other_commands_work_from_the_node(stack: Stack) -> None:
+    add(stack, "web")
+    try:
+        assert "1 received" in stack.lab_command("exec", "default/web", "--", "ping", "-c1", "-W2", "192.168.0.1")
+        stack.lab_command("capture", "--for", "0.2", "default/web")
+        assert stack.lab_command("status").count(" ready") == len(PORTS)
+    finally:
+        delete(stack, "web")
+
+
 @pytest.mark.parametrize("service", [*PORTS])
 def test_a_service_stops_and_comes_back_while_the_others_stay(stack: Stack, service: str) -> None:
     others = {name: started(stack, name) for name in ("cloud", "node", *PORTS) if name != service}
