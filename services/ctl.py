@@ -7,6 +7,7 @@ import click
 
 GROUPS: Final = {
     "capacity": ("services.eni_manager.ctl:capacity", "How many pods a type of machine can host, in every mode."),
+    "policy": ("services.policy.ctl:policy", "Network policies on manifests: what they come to, and why."),
     "lab": ("compose.lab.cli:lab", "A VPC of real packets on this machine: nodes, pods, probes."),
 }
 """Name -> where it lives, and its line of help, which must not cost its import."""

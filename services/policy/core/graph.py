@@ -19,6 +19,8 @@ Each node is told in the order drawn; none asks back. What a node makes of its i
 never on how they came to be so: any order of the same updates ends in the same state, which the tests hold it to.
 """
 
+from collections.abc import Container
+
 from services.policy.core import messages, v1
 from services.policy.core.active import ActiveRules
 from services.policy.core.identities import Identities
@@ -26,7 +28,7 @@ from services.policy.core.members import Members
 from services.policy.core.messages import Message
 from services.policy.core.problems import Invalid
 from services.policy.core.profiles import FELIX_3_24_5, Compat
-from services.policy.core.resolver import Resolver
+from services.policy.core.resolver import LocalKey, Resolver
 from services.policy.core.scanner import RuleScanner
 from services.policy.core.sequencer import Sequencer
 from services.policy.core.services import Services
@@ -36,11 +38,14 @@ from services.policy.core.validate import check
 class Graph:
     """One host's calculation. `update` is cheap and says nothing; `flush` says what changed since the last.
 
-    Without a host every endpoint counts as local: so a whole cluster is judged at once.
+    Without a host every endpoint counts as local, so that a whole cluster is judged at once; `only` narrows it to some.
     """
 
-    def __init__(self, host: str | None, compat: Compat = FELIX_3_24_5) -> None:
+    def __init__(
+        self, host: str | None, compat: Compat = FELIX_3_24_5, *, only: Container[v1.Key] | None = None
+    ) -> None:
         self.host = host
+        self._only = only
         self.compat = compat
         self.invalid: dict[v1.Key, Invalid] = {}
         """What the filter holds back, with the reason."""
@@ -84,11 +89,11 @@ class Graph:
     def _pass_on(self, key: v1.Key, value: v1.Value | None) -> None:
         match key, value:
             case v1.WorkloadKey(), v1.WorkloadEndpoint() | None:
-                if self.host is None or key.host == self.host:
+                if self._is_local(key):
                     self._active.on_endpoint(key, value)
                 self._members.on_workload(key, value)
             case v1.HostEndpointKey(), v1.HostEndpoint() | None:
-                if self.host is None or key.host == self.host:
+                if self._is_local(key):
                     self._active.on_endpoint(key, value)
                 self._members.on_host_endpoint(key, value)
             case v1.PolicyKey(), v1.Policy() | None:
@@ -109,6 +114,9 @@ class Graph:
                 self._services.on_slice(key, value)
             case _:
                 raise TypeError(f"{key!r} names no {type(value).__name__}")
+
+    def _is_local(self, key: LocalKey) -> bool:
+        return (self.host is None or key.host == self.host) and (self._only is None or key in self._only)
 
     def _on_labels(self, profile: str, value: v1.ProfileLabels | v1.ProfileResource | None) -> None:
         labels = None if value is None else value.labels

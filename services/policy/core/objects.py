@@ -278,6 +278,9 @@ class Tier(Object, frozen=True):
     spec: TierSpec = TierSpec()
 
 
+NAMESPACED: Final = (Pod, ServiceAccount, KubePolicy, Service, EndpointSlice, NetworkPolicy, NetworkSet)
+"""The kinds whose objects are in a namespace."""
+
 KINDS: Final[dict[tuple[str, str], type[Object]]] = {
     ("v1", "Pod"): Pod,
     ("v1", "Namespace"): Namespace,

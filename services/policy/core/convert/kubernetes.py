@@ -28,6 +28,12 @@ CONTAINER_ID: Final = "cni.projectcalico.org/containerID"
 
 _ALLOW: Final = (objects.Rule(action="Allow"),)
 
+DEFAULT_ALLOW: Final = objects.Profile(
+    metadata=objects.Metadata(name="projectcalico-default-allow"),
+    spec=objects.ProfileSpec(ingress=_ALLOW, egress=_ALLOW),
+)
+"""Exists without an object wherever profiles are resources."""
+
 
 # ---- profiles
 

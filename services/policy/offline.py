@@ -1,0 +1,170 @@
+"""Policies without a cluster: manifests in, the calculation's messages, matrix and explanations out.
+
+For reviews and CI of policy repositories. What a manifest says is taken as `calicoctl` or `kubectl` would store it:
+objects of `projectcalico.org/v3` pass Calico's client (checked, completed, named), those of `crd.projectcalico.org/v1`
+are taken as written, and kinds that the calculation does not know are passed over.
+"""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import yaml
+
+from services.policy.core import objects, v1
+from services.policy.core.convert import kubernetes
+from services.policy.core.convert.client import stored
+from services.policy.core.graph import Graph
+from services.policy.core.intake import Intake
+from services.policy.core.messages import Message
+from services.policy.core.overview import Overview
+from services.policy.core.problems import Invalid
+from services.policy.core.profiles import Compat
+
+SUFFIXES = (".yaml", ".yml", ".json")
+NOWHERE = "unscheduled"
+"""The node of pods that no manifest puts on one."""
+
+
+class Flaw(msgspec.Struct, frozen=True):
+    """Input that is not as it should be: where it stands, and what became of it."""
+
+    file: str
+    document: int
+    object: str
+    field: str
+    reason: str
+    effect: str
+
+    def __str__(self) -> str:
+        what = f"{self.object}: " if self.object else ""
+        where = f"{self.field}: " if self.field else ""
+        return f"{self.file} document {self.document}: {what}{where}{self.reason} ({self.effect})"
+
+    @property
+    def is_loss(self) -> bool:
+        """Whether something that was written does not count."""
+        return self.effect != "noted"
+
+
+class Manifests:
+    """Everything that was read, as v1 keys and values, and all that is wrong with it."""
+
+    def __init__(self, compat: Compat) -> None:
+        self.compat = compat
+        self.flaws: list[Flaw] = []
+        self.values: dict[v1.Key, v1.Value] = {}
+        self._intake = Intake(compat)
+        self._origin: dict[v1.Key, tuple[str, int, str]] = {}
+        if compat.profile_resources:
+            self._take(kubernetes.DEFAULT_ALLOW, ("", 0, ""))
+
+    def read(self, paths: Iterable[Path]) -> None:
+        """Files, and folders with all of their manifests."""
+        for path in paths:
+            for file in _files(path):
+                self._read_file(file)
+        self._check()
+
+    def overview(self, only: Iterable[str] | None = None) -> Overview:
+        """The whole cluster, judged."""
+        return Overview(self.values.items(), self.compat, only=only)
+
+    def messages(self, node: str | None) -> list[Message]:
+        """What a node is told; without one, what a node is told that has all the pods."""
+        graph = Graph(node, self.compat)
+        for key, value in self.values.items():
+            graph.update(key, value)
+        graph.in_sync()
+        return graph.flush()
+
+    def _read_file(self, file: Path) -> None:
+        number = 0
+        try:
+            # JSON is YAML too. A document may be a list of objects.
+            for number, document in enumerate(yaml.safe_load_all(file.read_text()), 1):
+                for raw in _listed(document):
+                    self._read_object(raw, str(file), number)
+        except (OSError, UnicodeError, yaml.YAMLError, RecursionError, ValueError) as error:
+            text = " ".join(str(error).split())
+            self.flaws.append(Flaw(str(file), number + 1, "", "", f"cannot be read: {text}", "dropped"))
+
+    def _read_object(self, raw: Any, file: str, document: int) -> None:
+        kind = objects.kind_of(raw)
+        if kind is None:
+            if not isinstance(raw, dict) or "kind" not in raw:
+                self.flaws.append(Flaw(file, document, "", "kind", "no object of Kubernetes", "dropped"))
+            return
+        name = _name(raw)
+        try:
+            written = objects.read(raw, kind)
+            if str(raw["apiVersion"]).startswith("projectcalico.org/"):
+                written = stored(written, self.compat)
+        except Invalid as error:
+            self.flaws.append(Flaw(file, document, name, error.field, error.reason, "dropped"))
+            return
+        self._take(self._placed(written), (file, document, name))
+
+    def _placed(self, written: objects.Object) -> objects.Object:
+        """Namespaces default, and a pod of a manifest is on some node."""
+        meta = written.metadata
+        if not meta.namespace and isinstance(written, objects.NAMESPACED):
+            meta = msgspec.structs.replace(meta, namespace="default")
+            written = msgspec.structs.replace(written, metadata=meta)
+        if isinstance(written, objects.Pod) and not written.spec.node_name:
+            spec = msgspec.structs.replace(written.spec, node_name=NOWHERE)
+            written = msgspec.structs.replace(written, spec=spec)
+        return written
+
+    def _take(self, written: objects.Object, origin: tuple[str, int, str]) -> None:
+        updates = self._intake.apply(written)
+        for problems in self._intake.problems.values():
+            self.flaws += [Flaw(*origin, problem.field, problem.reason, problem.effect) for problem in problems]
+        self._intake.problems.clear()
+        for update in updates:
+            if update.value is None:
+                self.values.pop(update.key, None)
+            else:
+                self.values[update.key] = update.value
+                self._origin[update.key] = origin
+        if isinstance(written, objects.Pod) and not any(isinstance(key, v1.WorkloadKey) for key, _, _ in updates):
+            reason = "is on its host's network" if written.spec.host_network else "has no address"
+            self.flaws.append(Flaw(*origin, "status.podIP", f"{reason}: no policy selects it", "noted"))
+
+    def _check(self) -> None:
+        """What the filter in front of the calculation holds back."""
+        graph = Graph(None, self.compat)
+        for key, value in self.values.items():
+            graph.update(key, value)
+            if (error := graph.invalid.get(key)) is not None:
+                self.flaws.append(Flaw(*self._origin[key], error.field, error.reason, "dropped"))
+
+
+def _files(path: Path) -> Iterator[Path]:
+    if path.is_dir():
+        yield from sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES and file.is_file())
+    else:
+        yield path
+
+
+def _listed(document: Any) -> Iterator[Any]:
+    if document is None:
+        return
+    if isinstance(document, list):
+        yield from document
+    elif isinstance(document, dict) and str(document.get("kind", "")).endswith("List"):
+        items = document.get("items")
+        for item in items if isinstance(items, list) else ():
+            if isinstance(item, dict) and "kind" not in item:  # a typed list need not repeat it
+                kind = str(document["kind"]).removesuffix("List")
+                item = {"apiVersion": document.get("apiVersion"), "kind": kind, **item}
+            yield item
+    else:
+        yield document
+
+
+def _name(raw: Any) -> str:
+    meta = raw.get("metadata")
+    parts = (meta.get("namespace"), meta.get("name")) if isinstance(meta, dict) else ()
+    return f"{raw['kind']} " + "/".join(str(part) for part in parts if part)
