@@ -52,6 +52,7 @@ class Health:
         self._clock = clock
         self._reporters: dict[str, Reporter] = {}
         self._conditions: dict[str, Condition] = {}
+        self._watched: dict[str, Callable[[], str]] = {}
 
     def reporter(self, name: str, deadline_s: float) -> Reporter:
         """A new reporter, whose deadline runs from now."""
@@ -62,10 +63,16 @@ class Health:
 
     def condition(self, name: str) -> Condition:
         """A new condition, missing for now."""
-        if name in self._conditions:
+        if name in self._conditions or name in self._watched:
             raise ValueError(f"there is a condition {name} already")
         self._conditions[name] = Condition(name)
         return self._conditions[name]
+
+    def watch(self, name: str, why: Callable[[], str]) -> None:
+        """A condition that is looked at when somebody asks: `why` says what is missing, nothing while it holds."""
+        if name in self._conditions or name in self._watched:
+            raise ValueError(f"there is a condition {name} already")
+        self._watched[name] = why
 
     def live(self) -> list[str]:
         """One sentence per loop that is late; empty: all is well."""
@@ -77,4 +84,5 @@ class Health:
 
     def ready(self) -> list[str]:
         """One sentence per condition that does not hold; empty: ready."""
-        return [f"{condition.name}: {condition.why}" for condition in self._conditions.values() if not condition]
+        missing = [f"{condition.name}: {condition.why}" for condition in self._conditions.values() if not condition]
+        return missing + [f"{name}: {said}" for name, why in self._watched.items() if (said := why())]

@@ -4,7 +4,7 @@ from shared.contracts.policy import Attach, Attached, CheckAttached, Detach, Det
 
 
 class NothingEnforced:
-    """The answers while NetworkPolicy is off: at once, without state, without the API server."""
+    """The answers while NetworkPolicy is off or only observed: at once, without state, without the API server."""
 
     async def attach(self, request: Attach) -> Attached:
         """The pod may start; no rule applies to it."""

@@ -1,22 +1,92 @@
 """Builds policy's adapters, wires the flow, starts the tasks."""
 
 import asyncio
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+
+from services.policy.adapters.kube import Inputs
 from services.policy.config import PolicyConfig
+from services.policy.core.profiles import PROFILES
 from services.policy.handlers import NothingEnforced
+from services.policy.live import Live
+from services.policy.pages import Pages
+from services.policy.report import Report, latency
 from shared import metrics
 from shared.config import NodeConfig
 from shared.contracts import policy as contract
+from shared.errors import Refused
 from shared.health import Health
 from shared.http import HttpFace
+from shared.kube.client import KubeClient
+from shared.kube.recorder import Recorder
 from shared.lifecycle import InstanceLock
 from shared.rpc.server import Server
 
+EVENT_SOURCE = "terway-policy"
+
 
 async def serve(node: NodeConfig, config: PolicyConfig, stop: asyncio.Event) -> None:
-    """Serve until `stop` is set. Raises Refused when another instance runs or the port is taken."""
-    registry = metrics.registry("policy")
+    """Serve until `stop` is set. Raises Refused when another instance runs, the port is taken, or settings miss."""
+    registry, health = metrics.registry("policy"), Health()
+    async with AsyncExitStack() as opened:
+        opened.enter_context(InstanceLock(node.lock("policy")))
+        if config.network_policy == "off":
+            async with _faces(node, config, registry, health, _off):
+                await stop.wait()
+            return
+        _require(node)
+        client = await opened.enter_async_context(KubeClient(node.kube))
+        recorder = Recorder(client, component=EVENT_SOURCE, host=node.node_name)
+        live = Live(
+            node.node_name,
+            PROFILES[config.compat],
+            recorder=recorder,
+            updated=latency(registry, "felix_calc_graph_update_time_seconds", "Seconds per change of an object"),
+            flushed=latency(registry, "terway_policy_flush_seconds", "Seconds per flush of the calculation"),
+            sink=lambda said: None,  # observed, not enforced: what was told is in live.cluster.state
+        )
+        inputs = Inputs(client, live.cluster.compat, live, period_s=config.discovery_s)
+        report = Report(config.network_policy, live, inputs)
+        report.register(registry)
+        health.watch("in_sync", lambda: "" if live.cluster.state.in_sync else inputs.missing() or "about to be said")
+        flushing = health.reporter("flush", 120.0)
+        async with asyncio.TaskGroup() as tasks:
+            running = [
+                tasks.create_task(recorder.run(), name="policy-events"),
+                tasks.create_task(inputs.run(), name="policy-inputs"),
+                tasks.create_task(live.flushing.run(flushing), name="policy-flush"),
+            ]
+            async with _faces(node, config, registry, health, report.state, Pages(live).routes()):
+                await stop.wait()
+            for task in reversed(running):
+                task.cancel()
+
+
+def _require(node: NodeConfig) -> None:
+    """What the calculation cannot do without. Raises Refused."""
+    if not node.kube.server:
+        raise Refused("policy: network_policy needs the API server; set node.kube.server, or network_policy to off")
+    if not node.node_name:
+        raise Refused("policy: network_policy needs to know this node; set node.node_name or NODE_NAME")
+
+
+def _off() -> object:
+    return {"network_policy": "off", "watches": []}
+
+
+@asynccontextmanager
+async def _faces(
+    node: NodeConfig,
+    config: PolicyConfig,
+    registry: CollectorRegistry,
+    health: Health,
+    state: Callable[[], object],
+    routes: Sequence[web.RouteDef] = (),
+) -> AsyncIterator[None]:
+    """HTTP first, as probes ask it; then the gateway."""
     handlers = NothingEnforced()
     rpc = Server(node.socket("policy"), name="policy", observe=metrics.rpc_observer(registry))
     rpc.register(contract.ATTACH, handlers.attach)
@@ -26,12 +96,10 @@ async def serve(node: NodeConfig, config: PolicyConfig, stop: asyncio.Event) -> 
         name="policy",
         host=config.http_host,
         port=config.http_port,
-        health=Health(),  # no loop and no condition: with NetworkPolicy off there is nothing to be late or out of sync
-        state=lambda: {"network_policy": config.network_policy, "watches": []},
+        health=health,
+        state=state,
         registry=registry,
+        routes=routes,
     )
-    async with AsyncExitStack() as opened:
-        opened.enter_context(InstanceLock(node.lock("policy")))
-        await opened.enter_async_context(face)
-        await opened.enter_async_context(rpc)
-        await stop.wait()
+    async with face, rpc:
+        yield

@@ -84,7 +84,7 @@ async def test_off_means_that_pods_start_at_once(tmp_path: Path) -> None:
 
         assert (await asyncio.to_thread(get, "/healthz"))["live"] is True
         assert (await asyncio.to_thread(get, "/readyz"))["ready"] is True
-        assert await asyncio.to_thread(get, "/state") == {"network_policy": False, "watches": []}
+        assert await asyncio.to_thread(get, "/state") == {"network_policy": "off", "watches": []}
         process.send_signal(signal.SIGTERM)
         assert await process.wait() == 0
     assert "policy.sock" not in {entry.name for entry in tmp_path.iterdir()}
@@ -93,7 +93,9 @@ async def test_off_means_that_pods_start_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("setting", "told"),
     [
-        ({"network_policy": True}, ("policy.network_policy", "set it to false")),
+        ({"network_policy": "enforce"}, ("policy.network_policy", "set it to off", "observe")),
+        ({"network_policy": True}, ("policy.network_policy", "off, observe, enforce")),
+        ({"compat": "3.30"}, ("policy.compat", "3.24.5, 3.5.2, current")),
         ({"http_prot": 1}, ("policy.http_prot", "did you mean http_port?")),
         ({"http_port": 99099}, ("policy.http_port", "99099")),
     ],

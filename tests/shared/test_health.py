@@ -43,6 +43,13 @@ def test_ready_means_that_every_condition_is_met() -> None:
     assert health.ready() == ["cloud: throttled"]
 
 
+def test_what_is_watched_is_asked_each_time() -> None:
+    health, why = Health(), ["still listing", ""]
+    health.watch("in_sync", lambda: why.pop(0))
+    assert health.ready() == ["in_sync: still listing"]
+    assert health.ready() == []
+
+
 def test_names_are_unique() -> None:
     health = Health()
     health.reporter("gc", 1.0)
@@ -51,3 +58,5 @@ def test_names_are_unique() -> None:
         health.reporter("gc", 1.0)
     with pytest.raises(ValueError, match="gc"):
         health.condition("gc")
+    with pytest.raises(ValueError, match="gc"):
+        health.watch("gc", str)

@@ -1,0 +1,1 @@
+"""Where policy meets the world: the API server."""
