@@ -110,33 +110,46 @@ def field_selector(text: str, kind: Kind) -> Matches:
         if field not in known:
             raise bad_request(f"field label not supported: {field}")
         tests.append(_field_test(field, value, negated=op == "!="))
-    return lambda obj: all(test(obj) for test in tests)
+    return _all(tests)
 
 
 def _field_test(field: str, value: str, *, negated: bool) -> Matches:
-    path = ("source", "component") if field == "source" else tuple(field.split("."))
-    return lambda obj: (_text_at(obj, path) == value) != negated
+    part, _, name = ("source.component" if field == "source" else field).partition(".")
+    if not name:
+        return lambda obj: (_text(obj.get(part)) == value) != negated
+    if name in ("hostNetwork", "unschedulable"):
+        return lambda obj: (_text(bool((obj.get(part) or {}).get(name))) == value) != negated
+    return lambda obj: (_text((obj.get(part) or {}).get(name)) == value) != negated
 
 
-def _text_at(obj: Json, path: Sequence[str]) -> str:
-    at: Any = obj
-    for step in path:
-        at = at.get(step) if isinstance(at, dict) else None
-    if isinstance(at, bool) or path[-1] in ("hostNetwork", "unschedulable"):
-        return "true" if at else "false"
-    return "" if at is None else str(at)
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return "" if value is None else str(value)
+
+
+def _all(tests: Sequence[Matches]) -> Matches:
+    """One question of many. Watches ask it of every change, hundreds of them at once, so the usual cases are direct."""
+    match tests:
+        case []:
+            return lambda obj: True
+        case [only]:
+            return only
+        case [first, second]:
+            return lambda obj: first(obj) and second(obj)
+    return lambda obj: all(test(obj) for test in tests)
 
 
 def selects(kind: Kind, *, labels: str, fields: str, namespace: str = "") -> Matches:
     """Both selectors and the namespace (empty: any) as one question to an object."""
     by_labels, by_fields = label_selector(labels), field_selector(fields, kind)
-
-    def matches(obj: Json) -> bool:
-        metadata = obj["metadata"]
-        return (
-            (not namespace or metadata.get("namespace") == namespace)
-            and by_labels(metadata.get("labels") or {})
-            and by_fields(obj)
-        )
-
-    return matches
+    tests: list[Matches] = []
+    if namespace:
+        tests.append(lambda obj: bool(obj["metadata"].get("namespace") == namespace))
+    if fields:
+        tests.append(by_fields)
+    if labels:
+        tests.append(lambda obj: by_labels(obj["metadata"].get("labels") or {}))
+    return _all(tests)
