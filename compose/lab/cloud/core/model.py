@@ -198,7 +198,6 @@ class Instance(msgspec.Struct, frozen=True):
     vswitch: str
     zone: str
     primary_eni: str
-    security_groups: list[str]
     created_at: float
 
 
