@@ -7,7 +7,8 @@
       eth0 ═══════════ eni-…03 ┘        Kubernetes API
 
 An "ENI" is a veth whose one end, named after the ENI, is a port of the VPC's router, and whose other end appears in
-the node with the ENI's MAC. Every packet is routed, even within a vSwitch: the router answers ARP for everyone.
+the node with the ENI's MAC. Every packet is routed, even within a vSwitch: the router answers for everyone, ARP by
+its kernel, IPv6 neighbour discovery by `neighbours.py`.
 
 Everything about an ENI is one value, `port.Port`, and what the kernel is told is the difference between two of them:
 `script.py` routes (all that makes an address, a prefix or an entry of the VPC's route table reachable),

@@ -9,7 +9,7 @@ import asyncio
 import functools
 import socket
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
@@ -17,7 +17,7 @@ from typing import Any, ParamSpec, Self, TypeVar
 import msgspec
 
 from compose.lab.cloud.core.model import SecurityGroup
-from compose.lab.fabric import conntrack, firewall, kernel, names, script
+from compose.lab.fabric import conntrack, firewall, kernel, names, neighbours, script
 from compose.lab.fabric.groups import chains, members, no_chains
 from compose.lab.fabric.netns import enter
 from compose.lab.fabric.port import Port
@@ -42,6 +42,8 @@ class Counters(msgspec.Struct, frozen=True):
     sent: dict[Ip | Cidr, Traffic]
     received: dict[Ip | Cidr, Traffic]
     refused: dict[Ip | Cidr, Traffic]
+    dropped: dict[str, Traffic]
+    """Between `FROM > TO`, of which it is one: what security groups did not let through."""
 
 
 class Link(msgspec.Struct, frozen=True):
@@ -77,6 +79,7 @@ class VpcFabric:
         """ENI, plugged in or about to be, to the security groups that it is in."""
         self._routes: dict[Cidr, str] = {}
         """The VPC's route table: destination to ENI, plugged in or not."""
+        self._neighbours = neighbours.Neighbours(self.ports, script.GATEWAY_MAC)
         self._thread: ThreadPoolExecutor | None = None
 
     async def __aenter__(self) -> Self:
@@ -86,6 +89,7 @@ class VpcFabric:
         )
         try:
             await self.inside_vpc(self._build)
+            self._neighbours.open(await self.inside_vpc(neighbours.listen))
         except BaseException:
             await self.close()
             raise
@@ -98,6 +102,7 @@ class VpcFabric:
 
     async def close(self) -> None:
         """Remove everything."""
+        self._neighbours.close()
         if self._thread is not None:
             await asyncio.to_thread(self._thread.shutdown)
             self._thread = None
@@ -313,17 +318,13 @@ def _json(*command: str) -> Any:
     return msgspec.json.decode(subprocess.run(command, capture_output=True, check=True).stdout)
 
 
-def _counted(listing: Any, eni: str, kind: str) -> dict[Ip | Cidr, Traffic]:
-    """Address or prefix to traffic, from the filter's sets of this kind."""
-    found = {}
+def _counted(listing: Any, kind: str) -> Iterator[tuple[list[Any], Traffic]]:
+    """Key, as nft prints it, and traffic of each element of the filter's sets of this kind."""
     for entry in (e["set"] for e in listing["nftables"] if "set" in e):
-        if entry["name"].removesuffix("_wide")[:-1] == kind:
+        if entry["name"].removesuffix("_wide").rstrip("46") == kind:
             for element in (e["elem"] for e in entry.get("elem", [])):
-                interface, *_, address = element["val"]["concat"]
-                if interface == eni:
-                    counter = element.get("counter", {})
-                    found[_range(address)] = Traffic(counter.get("packets", 0), counter.get("bytes", 0))
-    return found
+                counter = element.get("counter", {})
+                yield element["val"]["concat"], Traffic(counter.get("packets", 0), counter.get("bytes", 0))
 
 
 def _range(shown: Any) -> Ip | Cidr:
@@ -335,8 +336,12 @@ def _range(shown: Any) -> Ip | Cidr:
 
 def _counters(eni: str) -> Counters:
     listing = _json("nft", "-j", "list", "table", *firewall.TABLE.split())
-    sent, received, refused = (_counted(listing, eni, kind) for kind in ("sources", "destinations", "refused"))
-    return Counters(sent, received, refused)
+    sent, received, refused = (
+        {_range(key[-1]): traffic for key, traffic in _counted(listing, kind) if key[0] == eni}
+        for kind in ("sources", "destinations", "refused")
+    )
+    dropped = {" > ".join(key): traffic for key, traffic in _counted(listing, "dropped") if eni in key}
+    return Counters(sent, received, refused, dropped)
 
 
 def _delivered() -> dict[Ip | Cidr, str]:

@@ -8,6 +8,7 @@ import pytest
 
 from compose.lab.fabric import kernel
 from compose.lab.fabric.script import GATEWAY_MAC
+from compose.lab.waiting import until
 from shared.model import Cidr, Ip
 from tests.lab.fabric.nodes import (
     ETH1,
@@ -56,6 +57,24 @@ async def test_an_address_works_from_its_assignment_to_its_unassignment(nodes: N
     assert await nodes.silent("node2", POD2_6)
     assert await nodes.silent("node1", NODE2_6, POD2_6)
     assert await nodes.ping("node2", POD1_6), "the others are not disturbed"
+
+
+async def test_a_node_that_believes_its_mates_to_be_on_the_link_reaches_them(nodes: Nodes) -> None:
+    """And finds no duplicate of its own address, which the router would be the only one to claim."""
+    fresh = Ip("2408:4005:3cd:1000::55")
+    await nodes.fabric.assign("eni-node3", (fresh,))
+    await nodes.ip("node3", f"address add {fresh}/64 dev eth0")
+
+    async def still_looking() -> str:
+        shown = (await nodes.run("node3", "ip", "-6", "address", "show", "dev", "eth0")).stdout
+        assert "dadfailed" not in shown
+        return "looking for duplicates" if "tentative" in shown else ""
+
+    await until(still_looking, what="the node's own address", within_s=10)
+    for target in (NODE1_6, A.gateway6, NODE2_6):
+        assert await nodes.ping("node3", target, fresh)
+    neighbours = (await nodes.run("node3", "ip", "neighbour", "show", NODE1_6)).stdout
+    assert f"lladdr {GATEWAY_MAC}" in neighbours
 
 
 async def test_a_source_that_is_not_the_enis_is_dropped_and_counted(nodes: Nodes) -> None:

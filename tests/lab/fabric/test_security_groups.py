@@ -72,6 +72,11 @@ async def test_a_normal_group_lets_everything_out_and_only_members_in(nodes: Nod
     for stranger in ("node2", "out"):
         assert await nodes.silent(stranger, NODE1)
         assert await nodes.silent(stranger, NODE1_6)
+    dropped = (await nodes.fabric.counters("eni-node1")).dropped
+    assert {pair: traffic.packets for pair, traffic in dropped.items()} == {
+        "eni-node2 > eni-node1": 2,
+        "out0 > eni-node1": 2,
+    }
 
 
 async def test_an_enterprise_group_lets_nothing_in_and_nothing_out(guarded: Guarded) -> None:
