@@ -246,15 +246,16 @@ async def test_what_was_denied_opens_no_way_back(guarded: Guarded) -> None:
             stranger.recv(8)
 
 
-async def test_an_address_that_moves_takes_no_connection_with_it(guarded: Guarded) -> None:
+@pytest.mark.parametrize(("moving", "far"), [(Ip("192.168.0.30"), NODE2), (Ip("2408:4005:3cd:1000::30"), NODE2_6)])
+async def test_an_address_that_moves_takes_no_connection_with_it(guarded: Guarded, moving: Ip, far: Ip) -> None:
     """The new owner is behind its own groups, though the old one's connection has the same ports."""
-    nodes, moving = guarded.nodes, Ip("192.168.0.30")
+    nodes = guarded.nodes
     await nodes.fabric.define_group(SecurityGroup("sg-closed"))
     await nodes.fabric.guard("eni-node3", ("sg-closed",))
     for node in ("node1", "node3"):
-        await nodes.ip(node, f"address add {moving}/32 dev lo")
+        await nodes.ip(node, f"address add {moving} dev lo")
     await nodes.fabric.assign("eni-node1", (moving,))
-    with await nodes.bind("node2", NODE2, 5000) as peer, await nodes.bind("node1", moving, 5000) as old:
+    with await nodes.bind("node2", far, 5000) as peer, await nodes.bind("node1", moving, 5000) as old:
         await exchange(peer, old)
         await nodes.fabric.unassign("eni-node1", (moving,))
         await nodes.fabric.assign("eni-node3", (moving,))
