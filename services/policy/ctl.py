@@ -1,4 +1,4 @@
-"""`terwayctl policy`: the calculation on manifests, for reviews and CI."""
+"""`terwayctl policy`: the calculation on manifests, for reviews and CI, and on the node that runs it (ctl_live.py)."""
 
 import json
 from collections.abc import Mapping
@@ -7,18 +7,23 @@ from pathlib import Path
 import click
 import msgspec
 
-from services.policy.core.matrix import Cell, Probe
+from services.policy.core.matrix import Cell, Probe, probe_of
 from services.policy.core.overview import Explanation, Side
 from services.policy.core.problems import Invalid
 from services.policy.core.profiles import PROFILES
-from services.policy.core.verdict import NUMBERS
+from services.policy.ctl_live import dump, explanation, url_option
 from services.policy.offline import Manifests
 
 _MARKS = {"allow": ".", "ingress": "I", "egress": "E", "both": "B"}
 
+_PATH = click.Path(path_type=Path, exists=True)
 _files = click.option(
-    "-f", "--filename", "paths", multiple=True, required=True, type=click.Path(path_type=Path, exists=True),
+    "-f", "--filename", "paths", multiple=True, required=True, type=_PATH,
     help="A manifest, or a folder of them; may be given again.",
+)  # fmt: skip
+_files_or_live = click.option(
+    "-f", "--filename", "paths", multiple=True, type=_PATH,
+    help="A manifest, or a folder of them; may be given again. Without any the running service is asked.",
 )  # fmt: skip
 _profile = click.option(
     "--profile", type=click.Choice(list(PROFILES)), default=next(iter(PROFILES)), show_default=True,
@@ -27,25 +32,23 @@ _profile = click.option(
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
-def probe_of(text: str) -> Probe:
-    """`80/TCP` or `NAME/PROTOCOL`. Raises click's BadParameter."""
-    port, slash, protocol = text.strip().partition("/")
-    if not port or not slash or protocol.lower() not in NUMBERS:
-        raise click.BadParameter(f"{text!r} is not PORT/PROTOCOL, such as 80/TCP")
-    if not (port.isascii() and port.isdecimal()):
-        return Probe(port, protocol.lower())
-    if not 0 < int(port) <= 65535:
-        raise click.BadParameter(f"{port} is no port")
-    return Probe(int(port), protocol.lower())
+def _probe(text: str) -> Probe:
+    try:
+        return probe_of(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 def _probes(ctx: click.Context, param: click.Parameter, text: str | None) -> list[Probe] | None:
-    return None if text is None else [probe_of(part) for part in text.split(",")]
+    return None if text is None else [_probe(part) for part in text.split(",")]
 
 
 @click.group()
 def policy() -> None:
     """Network policies: what they come to, and why."""
+
+
+policy.add_command(dump)
 
 
 @policy.command()
@@ -96,12 +99,13 @@ def compute(
 @policy.command()
 @click.argument("source", metavar="FROM")
 @click.argument("destination", metavar="TO:PORT/PROTO")
-@_files
+@_files_or_live
+@url_option
 @_profile
 @_json
 @click.pass_context
 def explain(
-    ctx: click.Context, source: str, destination: str, paths: tuple[Path, ...], profile: str, as_json: bool
+    ctx: click.Context, source: str, destination: str, paths: tuple[Path, ...], url: str, profile: str, as_json: bool
 ) -> None:
     """Which tier, policy and rule decides about a connection, and why others do not.
 
@@ -111,10 +115,12 @@ def explain(
     name = name.strip("[]")
     if not name:
         raise click.BadParameter(f"{destination!r} is not TO:PORT/PROTO", param_hint="TO:PORT/PROTO")
-    probe = probe_of(port)
-    manifests = _read(paths, profile)
+    probe = _probe(port)
     try:
-        answer = manifests.overview((source, name)).explain(source, name, probe)
+        if paths:
+            answer = _read(paths, profile).overview((source, name)).explain(source, name, probe)
+        else:
+            answer = explanation(url, source, name, probe)
     except Invalid as error:
         raise click.ClickException(str(error)) from None
     click.echo(json.dumps(msgspec.to_builtins(answer), indent=2) if as_json else "\n".join(told(answer)))

@@ -2,7 +2,8 @@
 
     GET  /policy/dump                                       the dataplane's state in Felix's terms
     GET  /policy/explain?from=NS/POD&to=NS/POD&port=80/TCP  either may be an address
-    POST /policy/compute?matrix=80/TCP,81/UDP&namespace=NS  the matrix of some namespaces, or of all
+    POST /policy/compute?matrix=80/TCP,81/UDP               as `terwayctl policy compute --json`, on all that is live
+         &messages=true&node=NODE&namespace=NS,NS           also the messages; for a node; a matrix of some namespaces
 
 Questions about the cluster are answered in a thread from a copy, so that neither the answer changes while it is made
 nor the calculation waits for it. One at a time: they are for people.
@@ -12,15 +13,31 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+import msgspec
 from aiohttp import web
 
-from services.policy.core.datastore import Packed
-from services.policy.core.explain import Unknown, explain
-from services.policy.core.survey import TooMany, probe, survey
+from services.policy.core import nets, v1
+from services.policy.core.datastore import Packed, pod_at, values
+from services.policy.core.graph import Graph
+from services.policy.core.matrix import Cell, Probe, probe_of
+from services.policy.core.overview import Explanation, Overview
+from services.policy.core.problems import Invalid, Problem
+from services.policy.core.profiles import Compat
 from services.policy.live import Live
 from shared.dump import dump
 
 T = TypeVar("T")
+
+MAX_CELLS = 250_000
+"""Of a matrix: some seconds of work. A larger question is asked in parts."""
+
+
+class Computed(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Each message as `{name: content}`."""
+
+    messages: list[dict[str, object]]
+    invalid: list[Problem]
+    matrix: dict[str, dict[str, dict[str, Cell]]] | None = None
 
 
 class Pages:
@@ -44,42 +61,77 @@ class Pages:
     async def _explain(self, request: web.Request) -> web.Response:
         source, destination, port = (request.query.get(name, "") for name in ("from", "to", "port"))
         if not (source and destination and port):
-            return _refused(400, "expected ?from=NAMESPACE/POD&to=NAMESPACE/POD&port=PORT/PROTOCOL")
+            return _refused("expected ?from=NAMESPACE/POD&to=NAMESPACE/POD&port=PORT/PROTOCOL")
         compat = self._live.cluster.compat
         try:
-            asked = probe(port)
-            return _json(await self._ask(lambda packed: explain(packed, compat, source, destination, asked)))
-        except Unknown as error:
-            return _refused(404, str(error))
+            probe = probe_of(port)
+            return _json(await self._ask(lambda packed: _explanation(packed, compat, source, destination, probe)))
         except ValueError as error:
-            return _refused(400, str(error))
+            return _refused(str(error))
 
     async def _compute(self, request: web.Request) -> web.Response:
-        texts = request.query.get("matrix", "")
-        namespaces = frozenset(filter(None, request.query.get("namespace", "").split(",")))
-        compat = self._live.cluster.compat
+        query, cluster = request.query, self._live.cluster
+        namespaces = frozenset(filter(None, query.get("namespace", "").split(",")))
+        node = query.get("node") or None
         try:
-            probes = tuple(probe(text) for text in texts.split(",") if text)
-            if not probes:
-                return _refused(400, "expected ?matrix=PORT/PROTOCOL,…, and perhaps &namespace=NAMESPACE,…")
-            found = await self._ask(lambda packed: survey(packed, compat, probes, namespaces))
-        except TooMany as error:
-            return _refused(413, f"{error}; ask for fewer ports, or for some namespaces by &namespace=")
+            probes = [probe_of(text) for text in query["matrix"].split(",")] if query.get("matrix") else None
+            matrix = None
+            if probes is not None:
+                matrix = await self._ask(lambda packed: _matrix(packed, cluster.compat, probes, namespaces))
+                if query.get("messages") != "true":
+                    return _json(matrix)
+            said = await self._ask(lambda packed: _messages(packed, cluster.compat, node))
         except ValueError as error:
-            return _refused(400, str(error))
-        return _json(found)
+            return _refused(str(error))
+        return _json(Computed(said, [problem for found in cluster.problems.values() for problem in found], matrix))
 
     async def _ask(self, answer: Callable[[Packed], T]) -> T:
         if not self._live.cluster.state.in_sync:
-            raise web.HTTPServiceUnavailable(reason="the calculation is not in sync yet; see /readyz")
+            raise web.HTTPServiceUnavailable(reason="the calculation is not in sync yet, /readyz says why")
         async with self._asking:
-            packed = self._live.cluster.store.copy()
-            return await asyncio.to_thread(answer, packed)
+            return await asyncio.to_thread(answer, self._live.cluster.store.copy())
+
+
+def _explanation(packed: Packed, compat: Compat, source: str, destination: str, probe: Probe) -> Explanation:
+    """As the pods' own nodes see it. An address of a pod is that pod. Raises Invalid."""
+    source, destination = _named(packed, source), _named(packed, destination)
+    return Overview(values(packed), compat, only=(source, destination)).explain(source, destination, probe)
+
+
+def _named(packed: Packed, who: str) -> str:
+    address = nets.address(who)
+    return who if address is None else pod_at(packed, address) or address
+
+
+def _matrix(
+    packed: Packed, compat: Compat, probes: list[Probe], namespaces: frozenset[str]
+) -> dict[str, dict[str, dict[str, Cell]]]:
+    """Raises Invalid when it would be too large."""
+    pods = [
+        key.workload
+        for key in packed
+        if isinstance(key, v1.WorkloadKey) and (not namespaces or key.workload.partition("/")[0] in namespaces)
+    ]
+    if (cells := len(pods) ** 2 * len(probes)) > MAX_CELLS:
+        raise Invalid(
+            "matrix",
+            f"{len(pods)} pods and {len(probes)} ports are {cells} cells, more than {MAX_CELLS}: "
+            "ask for fewer ports, or for some namespaces by &namespace=",
+        )
+    return Overview(values(packed), compat, only=pods).matrix(probes)
+
+
+def _messages(packed: Packed, compat: Compat, node: str | None) -> list[dict[str, object]]:
+    graph = Graph(node, compat)
+    for key, value in values(packed):
+        graph.update(key, value)
+    graph.in_sync()
+    return [{type(message).__name__: msgspec.to_builtins(message)} for message in graph.flush()]
 
 
 def _json(value: object) -> web.Response:
     return web.Response(body=dump(value) + b"\n", content_type="application/json")
 
 
-def _refused(status: int, why: str) -> web.Response:
-    return web.Response(body=dump({"error": why}) + b"\n", status=status, content_type="application/json")
+def _refused(why: str) -> web.Response:
+    return web.Response(body=dump({"error": why}) + b"\n", status=400, content_type="application/json")

@@ -8,6 +8,7 @@ should be.
 from collections.abc import Iterable
 
 from services.policy.core import objects, v1
+from services.policy.core.convert import kubernetes
 from services.policy.core.datastore import Datastore
 from services.policy.core.graph import Graph
 from services.policy.core.intake import Intake, Source, Update
@@ -15,12 +16,6 @@ from services.policy.core.messages import Message
 from services.policy.core.problems import Invalid, Problem
 from services.policy.core.profiles import Compat
 from services.policy.core.state import State
-
-DEFAULT_ALLOW = objects.Profile(
-    metadata=objects.Metadata(name="projectcalico-default-allow"),
-    spec=objects.ProfileSpec(ingress=(objects.Rule(action="Allow"),), egress=(objects.Rule(action="Allow"),)),
-)
-"""Exists without an object wherever profiles are resources."""
 
 
 class Cluster:
@@ -36,7 +31,7 @@ class Cluster:
         self._intake = Intake(compat)
         self._graph = Graph(host, compat)
         if compat.profile_resources:
-            self.apply(DEFAULT_ALLOW)
+            self.apply(kubernetes.DEFAULT_ALLOW)
 
     def apply(self, written: objects.Object) -> tuple[Problem, ...]:
         """The object is there, with this content; what is wrong with it."""

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
-from services.policy.core import v1
+from services.policy.core import nets, v1
 
 _KINDS: Final[Mapping[type[v1.Key], type[v1.Record]]] = {
     v1.PolicyKey: v1.Policy,
@@ -58,6 +58,18 @@ class Datastore:
     def copy(self) -> Packed:
         """As it is now."""
         return dict(self._packed)
+
+
+def pod_at(packed: Packed, address: str) -> str | None:
+    """The pod, as `namespace/name`, that has an address in canonical form."""
+    full = nets.full(address)
+    for key, held in packed.items():
+        if isinstance(key, v1.WorkloadKey):
+            value = unpack(key, held)
+            assert isinstance(value, v1.WorkloadEndpoint)
+            if full in value.ipv4_nets or full in value.ipv6_nets:
+                return key.workload
+    return None
 
 
 def unpack(key: v1.Key, packed: bytes) -> v1.Value:

@@ -7,7 +7,7 @@ import msgspec
 
 from services.policy.core import messages as m
 from services.policy.core.state import State
-from services.policy.core.verdict import Flow, judge
+from services.policy.core.verdict import NUMBERS, Flow, judge
 
 Cell = Literal["allow", "ingress", "egress", "both"]
 
@@ -22,6 +22,18 @@ class Probe(msgspec.Struct, frozen=True):
     def text(self) -> str:
         """As the operator writes it: `80/TCP`."""
         return f"{self.port}/{self.protocol.upper()}"
+
+
+def probe_of(text: str) -> Probe:
+    """`80/TCP` or `NAME/PROTOCOL`. Raises ValueError."""
+    port, slash, protocol = text.strip().partition("/")
+    if not port or not slash or protocol.lower() not in NUMBERS:
+        raise ValueError(f"{text!r} is not PORT/PROTOCOL, such as 80/TCP")
+    if not (port.isascii() and port.isdecimal()):
+        return Probe(port, protocol.lower())
+    if not 0 < int(port) <= 65535:
+        raise ValueError(f"{port} is no port")
+    return Probe(int(port), protocol.lower())
 
 
 class Place(msgspec.Struct, frozen=True):

@@ -1,0 +1,60 @@
+"""`terwayctl policy` on the node that it runs on: asks the running service over HTTP."""
+
+import http.client
+import json
+import urllib.error
+import urllib.parse
+import urllib.request
+
+import click
+import msgspec
+
+from services.policy.core.matrix import Probe
+from services.policy.core.overview import Explanation
+
+TIMEOUT_S = 60.0
+"""A question about 100,000 endpoints takes a quarter of it."""
+
+url_option = click.option(
+    "--url", default="http://127.0.0.1:9099", show_default=True, envvar="TERWAY_POLICY_URL",
+    help="Where the policy service of this node answers.",
+)  # fmt: skip
+
+
+@click.command()
+@url_option
+def dump(url: str) -> None:
+    """What this node's calculation tells the dataplane, in Felix's terms, as JSON."""
+    click.echo(json.dumps(json.loads(_ask(url, "/policy/dump")), indent=2))
+
+
+def explanation(url: str, source: str, destination: str, probe: Probe) -> Explanation:
+    """The running service's answer. ClickException with its word when there is none."""
+    query = {"from": source, "to": destination, "port": probe.text}
+    return msgspec.json.decode(_ask(url, "/policy/explain", query), type=Explanation)
+
+
+def _ask(url: str, path: str, query: dict[str, str] | None = None) -> bytes:
+    if not url.startswith(("http://", "https://")):
+        raise click.BadParameter(f"expected http://…, got {url!r}", param_hint="--url")
+    address = f"{url.rstrip('/')}{path}" + (f"?{urllib.parse.urlencode(query)}" if query else "")
+    try:
+        with urllib.request.urlopen(address, timeout=TIMEOUT_S) as answer:  # noqa: S310 - the scheme is checked above
+            found: bytes = answer.read()
+            return found
+    except urllib.error.HTTPError as error:
+        raise click.ClickException(_why(error)) from None
+    except (OSError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", None) or error
+        raise click.ClickException(f"no answer from {url}: {reason}; is network_policy on, on this node?") from None
+
+
+def _why(error: urllib.error.HTTPError) -> str:
+    with error:
+        try:
+            why = str(json.loads(error.read())["error"])
+        except (ValueError, KeyError, TypeError, OSError):
+            why = error.reason
+    if error.code == 404 and why == "Not Found":
+        return "the policy service has no such page: network_policy is off on this node"
+    return why
