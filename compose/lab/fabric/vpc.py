@@ -9,7 +9,7 @@ import asyncio
 import functools
 import socket
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
@@ -277,7 +277,7 @@ class VpcFabric:
 
     async def delivered(self) -> dict[Ip | Cidr, str]:
         """Address, prefix or routed destination to the ENI that the kernel delivers it to now."""
-        return await self.inside_vpc(_delivered)
+        return await self.inside_vpc(_delivered, tuple(self._routes))
 
 
 def _become(before: Port, after: Port, lines: list[str]) -> None:
@@ -344,10 +344,15 @@ def _counters(eni: str) -> Counters:
     return Counters(sent, received, refused, dropped)
 
 
-def _delivered() -> dict[Ip | Cidr, str]:
-    shown = [*_json("ip", "-j", "-4", "route", "show"), *_json("ip", "-j", "-6", "route", "show")]
-    ours = [r for r in shown if script.NEXT_HOP in (r.get("gateway"), r.get("via", {}).get("host"))]
-    return {Ip(route["dst"]): route["dev"] for route in ours}
+def _delivered(entries: Iterable[Cidr]) -> dict[Ip | Cidr, str]:
+    """`ip` shows the route of one host, or of everybody, in its own way; `entries` are called what they are."""
+    found: dict[str, str] = {}
+    for option, everybody in (("-4", "0.0.0.0/0"), ("-6", "::/0")):
+        for route in _json("ip", "-j", option, "route", "show"):
+            if script.NEXT_HOP in (route.get("gateway"), route.get("via", {}).get("host")):
+                found[everybody if route["dst"] == "default" else route["dst"]] = route["dev"]
+    hosts = {entry.partition("/")[0]: entry for entry in entries if entry.endswith(("/32", "/128"))}
+    return {Cidr(hosts[dst]) if dst in hosts else Ip(dst): device for dst, device in found.items()}
 
 
 def _links() -> list[Link]:

@@ -45,6 +45,33 @@ async def test_the_longest_prefix_wins_and_each_eni_sends_from_its_own(nodes: No
     assert await nodes.ping("node3", POD) and await nodes.echoes("node2") == before[1] + 2, "the wider one is left"
 
 
+async def test_entries_of_one_eni_may_lie_in_each_other(nodes: Nodes) -> None:
+    await nodes.add_pods("node1", POD, "10.244.9.9", table="main")
+    await nodes.fabric.route(PODS, "eni-node1")
+    await nodes.fabric.route(ALL_PODS, "eni-node1")
+    for pod in (POD, "10.244.9.9"):
+        assert await nodes.ping("node2", pod) and await nodes.ping("node1", NODE2, pod)
+    await nodes.fabric.route(ALL_PODS, None)
+    assert await nodes.ping("node2", POD) and await nodes.ping("node1", NODE2, POD)
+    assert await nodes.silent("node2", "10.244.9.9") and await nodes.silent("node1", NODE2, "10.244.9.9")
+    await nodes.fabric.route(ALL_PODS, "eni-node1")
+    await nodes.fabric.route(PODS, None)
+    assert await nodes.ping("node2", POD) and await nodes.ping("node1", NODE2, "10.244.9.9")
+
+
+async def test_everything_else_can_go_to_one_eni_but_not_what_the_vpc_has_unassigned(nodes: Nodes) -> None:
+    """A NAT instance, and an entry for one host."""
+    elsewhere, everything, host = Ip("198.51.100.7"), Cidr("0.0.0.0/0"), Cidr("198.51.100.7/32")
+    await nodes.add_pods("node1", elsewhere, "192.168.9.9", table="main")
+    for destination in (everything, host):
+        await nodes.fabric.route(destination, "eni-node1")
+        assert await nodes.ping("node2", elsewhere)
+        assert destination in await nodes.fabric.delivered()
+        assert await nodes.silent("node2", "192.168.9.9")
+        await nodes.fabric.route(destination, None)
+        assert await nodes.silent("node2", elsewhere)
+
+
 async def test_an_entry_moves_at_once(nodes: Nodes) -> None:
     for node in ("node1", "node2"):
         await nodes.add_pods(node, POD, table="main")
