@@ -256,3 +256,37 @@ def calico(kind: str, name: str, spec: Json, *, namespace: str = "", **labels: s
     if namespace:
         metadata["namespace"] = namespace
     return {"apiVersion": "crd.projectcalico.org/v1", "kind": kind, "metadata": metadata, "spec": spec}
+
+
+WEB_FROM_SHOP = policy(
+    "shop",
+    "web",
+    {
+        "podSelector": {"matchLabels": {"app": "web"}},
+        "ingress": [
+            {"from": [{"podSelector": {"matchLabels": {"app": "front"}}}], "ports": [{"port": "web"}]},
+            {"from": [{"namespaceSelector": {"matchLabels": {"team": "ops"}}}]},
+        ],
+    },
+)
+CLUSTER = (
+    namespace("shop", team="shop"),
+    namespace("ops", team="ops"),
+    pod("shop", "web-1", "10.0.0.1", app="web"),
+    pod("shop", "web-2", "10.0.1.1", "node2", app="web"),
+    pod("shop", "front", "10.0.1.2", "node2", app="front"),
+    pod("ops", "probe", "10.0.1.3", "node2"),
+    WEB_FROM_SHOP,
+)
+CALICO_CLUSTER = (
+    *(crd(kind) for kind in CALICO),
+    calico("GlobalNetworkSet", "bad", {"nets": ["203.0.113.0/24", "198.51.100.7"]}, bad="yes"),
+    calico(
+        "GlobalNetworkPolicy",
+        "no-bad",
+        {"order": 10, "ingress": [{"action": "Deny", "source": {"selector": "bad == 'yes'"}}], "types": ["Ingress"]},
+    ),
+    calico("NetworkPolicy", "out", {"selector": "app == 'web'", "egress": [{"action": "Allow"}]}, namespace="shop"),
+    calico("NetworkSet", "near", {"nets": ["192.0.2.0/24"]}, namespace="shop", near="yes"),
+    calico("HostEndpoint", "h1", {"node": "node1", "interfaceName": "eth0", "expectedIPs": ["10.9.0.1"]}),
+)
