@@ -4,7 +4,7 @@ Nothing is said of endpoints before everything has been heard once: an endpoint 
 traffic in that the other half forbids.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from services.policy.core import messages, v1
 from services.policy.core.labels import Group
@@ -53,7 +53,7 @@ class Resolver:
             return
         self._policies[key] = value
         if before is None or value.order is not None or _place(value) != _place(before):
-            self._touch(key.__eq__)
+            self._dirty.update({local: None for local, (_, group) in self._endpoints.items() if key in group.matches})
 
     def on_tier(self, key: v1.TierKey, value: v1.Tier | None) -> None:
         """A tier came, changed or went."""
@@ -61,7 +61,9 @@ class Resolver:
             self._tiers.pop(key.name, None)
         else:
             self._tiers[key.name] = value
-        self._touch(lambda policy: policy.tier == key.name)
+        for local, (_, group) in self._endpoints.items():
+            if any(policy.tier == key.name for policy in group.matches):
+                self._dirty[local] = None
 
     def flush(self) -> None:
         """Say what changed of endpoints."""
@@ -75,11 +77,6 @@ class Resolver:
                 removed = messages.HostEndpointRemove(messages.HostEndpointID(key.endpoint))
                 self._sequencer.endpoints.remove(key, removed)
         self._dirty.clear()
-
-    def _touch(self, concerned: Callable[[v1.PolicyKey], bool]) -> None:
-        for key, (_, group) in self._endpoints.items():
-            if any(map(concerned, group.matches)):
-                self._dirty[key] = None
 
     def _update(
         self, key: LocalKey, value: v1.WorkloadEndpoint | v1.HostEndpoint, group: LocalGroup
