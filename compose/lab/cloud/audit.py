@@ -28,6 +28,7 @@ async def audit(cloud: Cloud, fabric: VpcFabric) -> Audit:
     nodes = {name: await fabric.links(name) for name in fabric.namespaces}
     ports = {link.name for link in await fabric.vpc_links() if link.name.startswith("eni-")}
     delivered = await fabric.delivered()
+    guards = await fabric.guards()
     enis = list(cloud.account.enis.values())
     plugged = {e.id: e for e in enis if e.status in _PLUGGED and e.type is not EniType.MEMBER}
     assigned = {address: e.id for e in plugged.values() for address in e.everything}
@@ -42,6 +43,12 @@ async def audit(cloud: Cloud, fabric: VpcFabric) -> Audit:
             if delivered.get(a) != e
         ),
         *(f"{a} is delivered to {e} and not assigned" for a, e in delivered.items() if a not in assigned),
+        *(
+            f"{e} is in {', '.join(eni.security_groups)} and guarded by {', '.join(guards.get(e, ())) or 'nobody'}"
+            for e, eni in plugged.items()
+            if e in ports and guards.get(e, ()) != tuple(sorted(eni.security_groups))
+        ),
+        *(f"{e} is guarded and not attached" for e in sorted(guards.keys() - plugged.keys())),
         *cloud.world.failures,
     ]
     return Audit(problems, names.existing(fabric.lab), nodes, enis, delivered)

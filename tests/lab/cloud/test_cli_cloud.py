@@ -63,9 +63,10 @@ async def lab(tmp_path: Path) -> AsyncIterator[Lab]:
             await cloud.add_node("node1", instance_type="ecs.g6.2xlarge", vswitch="vsw-lab-a")
         yield Lab(layout)
     finally:
-        process.send_signal(signal.SIGTERM)
+        if process.returncode is None:
+            process.send_signal(signal.SIGTERM)
         await process.wait()
-        shutil.rmtree(layout.folder)
+        shutil.rmtree(layout.folder, ignore_errors=True)
     assert names.existing(layout.lab) == []
 
 

@@ -1,9 +1,13 @@
-"""An account of 10,000 interfaces and 200,000 addresses answers as fast as a small one: each call under 20 ms."""
+"""An account of 10,000 interfaces and 200,000 addresses answers as fast as a small one: each call under 20 ms.
+
+What is judged is the processor's time of both sides, over HTTP: it is the time of a machine that does nothing else,
+and the same on one that does. The time on the wall is printed beside it.
+"""
 
 import itertools
 import statistics
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 
 import aiohttp
@@ -17,7 +21,7 @@ from compose.lab.cloud.core.signature import sign, string_to_sign
 
 NODES, ENIS_PER_NODE, ADDRESSES = 1_250, 8, 23
 MOST_MS = 20.0
-CALLS, ROUNDS = 15, 3
+CALLS = 15
 LARGE = Layout(vpc_cidr="10.0.0.0/8", vswitches=(VSwitch("vsw-a", "cn-lab-a", "10.0.0.0/12"),))
 
 
@@ -63,13 +67,15 @@ class Caller:
             assert answer.status == 200, body
             return body
 
-    async def median_ms(self, action: str, **parameters: str) -> float:
+    async def median_ms(self, action: str, each: Sequence[dict[str, str]]) -> tuple[float, float]:
+        """Of the processor, and on the wall."""
         times = []
-        for _ in range(CALLS):
-            start = time.perf_counter()
+        for parameters in each:
+            start = time.process_time(), time.perf_counter()
             await self.call(action, **parameters)
-            times.append((time.perf_counter() - start) * 1000)
-        return statistics.median(times)
+            times.append((time.process_time() - start[0], time.perf_counter() - start[1]))
+        cpu, wall = (statistics.median(column) * 1000 for column in zip(*times, strict=True))
+        return cpu, wall
 
 
 @pytest.fixture
@@ -103,18 +109,9 @@ async def test_every_call_answers_in_time(caller: Caller) -> None:
         ),
         "instances": ("DescribeInstances", {"PageSize": "50"}),
     }
-    took: dict[str, float] = {}
-    for _ in range(ROUNDS):  # a busy machine may spoil a round, not all of them
-        late = [name for name in calls if took.get(name, MOST_MS) >= MOST_MS]
-        for name in late:
-            action, parameters = calls[name]
-            took[name] = await caller.median_ms(action, **parameters)
-    free = (e for e in account.enis.values() if e.instance is None)
-    times = []
-    for each in itertools.islice(free, CALLS):
-        start = time.perf_counter()
-        await caller.call("AssignPrivateIpAddresses", NetworkInterfaceId=each.id, SecondaryPrivateIpAddressCount="10")
-        times.append((time.perf_counter() - start) * 1000)
-    took["assign"] = statistics.median(times)
-    print({name: f"{ms:.1f} ms" for name, ms in took.items()})
-    assert {name: ms for name, ms in took.items() if ms >= MOST_MS} == {}
+    took = {name: await caller.median_ms(action, [parameters] * CALLS) for name, (action, parameters) in calls.items()}
+    free = [e.id for e in account.enis.values() if e.instance is None][:CALLS]
+    asked = [{"NetworkInterfaceId": each, "SecondaryPrivateIpAddressCount": "10"} for each in free]
+    took["assign"] = await caller.median_ms("AssignPrivateIpAddresses", asked)
+    print({name: f"{cpu:.1f} ms, {wall:.1f} on the wall" for name, (cpu, wall) in took.items()})
+    assert {name: cpu for name, (cpu, _) in took.items() if cpu >= MOST_MS} == {}
