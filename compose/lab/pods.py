@@ -23,6 +23,9 @@ from shared.kube.client import KubeClient
 from shared.kube.resources import NAMESPACES, PODS
 from shared.model import PodKey
 
+CONTAINER = {"name": "main", "image": "localhost/tools:1"}
+"""The one that every pod has."""
+
 
 class PodInfo(msgspec.Struct, frozen=True):
     """A pod as the API shows it, and its sandboxes as the node's runtime does."""
@@ -87,7 +90,7 @@ class Pods:
         """Make the pod and wait until it runs. Conflict: the name is taken. NotFound: node or namespace."""
         runtime = await self._runtime(node)
         labels, annotations = dict(labels or {}), dict(annotations or {})
-        container = {"name": "main", "image": "localhost/tools:1", "ports": _container_ports(ports)}
+        container = CONTAINER | {"ports": _container_ports(ports)}
         made = await self._kube.create(
             PODS,
             dict,
@@ -216,6 +219,9 @@ def _running(sandbox: Sandbox) -> dict[str, object]:
         "podIP": sandbox.addresses[0] if sandbox.addresses else "",
         "podIPs": [{"ip": address} for address in sandbox.addresses],
         "startTime": now,
+        "containerStatuses": [
+            {**CONTAINER, "ready": True, "started": True, "restartCount": 0, "state": {"running": {"startedAt": now}}}
+        ],
         "conditions": [{"type": kind, "status": "True", "lastTransitionTime": now} for kind in conditions],
     }
 
