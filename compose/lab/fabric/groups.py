@@ -27,6 +27,11 @@ def chain_name(direction: str, groups: Iterable[str]) -> str:
     return ".".join([direction, *groups])
 
 
+def groups_of(chain: str) -> tuple[str, ...]:
+    """What `chain_name` was given."""
+    return tuple(chain.split(".")[1:])
+
+
 def members(table: str, groups: Iterable[SecurityGroup]) -> list[str]:
     """nft: the sets of ENIs that these groups' chains look into, their own included. Repeating it is free."""
     names = {name for group in groups for name in (group.id, *(r.peer_group for r in group.rules)) if name}

@@ -18,7 +18,7 @@ import msgspec
 
 from compose.lab.cloud.core.model import SecurityGroup
 from compose.lab.fabric import conntrack, firewall, kernel, names, neighbours, script
-from compose.lab.fabric.groups import chains, members, no_chains
+from compose.lab.fabric.groups import chains, groups_of, members, no_chains
 from compose.lab.fabric.netns import enter
 from compose.lab.fabric.port import Port
 from compose.lab.fabric.script import Plan
@@ -278,6 +278,16 @@ class VpcFabric:
     async def delivered(self) -> dict[Ip | Cidr, str]:
         """Address, prefix or routed destination to the ENI that the kernel delivers it to now."""
         return await self.inside_vpc(_delivered, tuple(self._routes))
+
+    async def guards(self) -> dict[str, tuple[str, ...]]:
+        """ENI to the security groups whose rules the kernel applies to it now, in order of their names."""
+        return await self.inside_vpc(_guards)
+
+
+def _guards() -> dict[str, tuple[str, ...]]:
+    listing = _json("nft", "-j", "list", "map", *firewall.TABLE.split(), "ingress")
+    elements = [pair for entry in listing["nftables"] if "map" in entry for pair in entry["map"].get("elem", [])]
+    return {eni: groups_of(verdict["jump"]["target"]) for eni, verdict in elements}
 
 
 def _become(before: Port, after: Port, lines: list[str]) -> None:

@@ -13,7 +13,7 @@ from compose.lab.cloud.core import routes, security
 from compose.lab.cloud.core.model import DELAYS, Direction, Eni, Instance, Rule
 from compose.lab.cloud.server import plan
 from compose.lab.fabric.vpc import VpcFabric
-from shared.model import Cidr
+from shared.model import Cidr, Ip
 from tests.lab.fabric.nodes import Nodes
 
 pytestmark = [
@@ -131,3 +131,19 @@ async def test_route_entries(lab: Lab) -> None:
     routes.delete(account, lab.now, table=account.layout.route_table, destination="10.244.1.0/24")
     await lab.agree()
     assert await lab.nodes.silent("node2", pod) and await lab.nodes.silent("node1", lab.peer, pod)
+
+
+async def test_the_audit_sees_what_the_fabric_does_on_its_own(lab: Lab) -> None:
+    eni, address6 = lab.primary.id, Ip("2408:4005:3cd:1000::99")
+    await lab.fabric.guard(eni, ())
+    await lab.fabric.route(Cidr("10.9.0.0/16"), eni)
+    await lab.fabric.assign(eni, (address6,))
+    found = await audit(lab.cloud, lab.fabric)
+    assert sorted(found.problems) == [
+        f"10.9.0.0/16 is delivered to {eni} and not assigned",
+        f"{address6} is delivered to {eni} and not assigned",
+        f"{eni} is in sg-lab and guarded by nobody",
+    ]
+    await lab.fabric.guard(eni, ("sg-lab",))
+    await lab.fabric.route(Cidr("10.9.0.0/16"), None)
+    await lab.fabric.unassign(eni, (address6,))
