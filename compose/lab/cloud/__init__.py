@@ -4,7 +4,7 @@
     metadata ┼─► Cloud ─► Account ────┤
     control ─┘           (core, pure) └─► answers
 
-Read `core/account.py`, then `world.py`. A client's tests need no fabric, namespace or root: everything that
+Read DESIGN.md, `core/account.py`, then `world.py`. A client's tests need no fabric, namespace or root: everything that
 talks HTTP can be had on loopback as one application (OpenAPI at `/`, metadata at `/latest/…`):
 
     from compose.lab.cloud import build_app
@@ -16,7 +16,7 @@ talks HTTP can be had on loopback as one application (OpenAPI at `/`, metadata a
     instance = account.run_instance("node1", vswitch="vsw-lab-a", instance_type="ecs.g6.2xlarge", now=time.time())
     app = build_app(account, fabric=NullFabric(), metadata_for=instance.id)
     # aiohttp.test_utils.TestServer(app), or AppRunner + TCPSite("127.0.0.1", 0)
-    app[CLOUD].faults.add(Fault("AttachNetworkInterface", kind="lost_answer", times=1))
+    app[CLOUD].spoil(Fault("AttachNetworkInterface", kind="lost_answer", times=1))
 
 `metadata_for` is the instance that the metadata service speaks to, as every request comes from 127.0.0.1.
 """
