@@ -11,6 +11,8 @@ MINE = "84"
 """The protocol by which our routes and rules are known (terway.md §5.1)."""
 
 PREFIX = "cali"
+PRIORITIES = (512, 2048)
+"""Of the rules about pods; others of ours are the node's (terway.md §5.1.2)."""
 
 
 class Rule(msgspec.Struct, frozen=True):
@@ -44,7 +46,7 @@ async def read(netns: str) -> Kernel:
         rules=[
             Rule(rule["priority"], rule["dst"] if "dst" in rule else rule["src"], str(rule["table"]))
             for rule in rules
-            if rule.get("protocol") == MINE
+            if rule.get("protocol") == MINE and rule["priority"] in PRIORITIES
         ],
         routes=found,
     )

@@ -38,6 +38,9 @@ class EniManagerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One attempt of an OpenAPI call."""
     gather_s: float = 0.3
     """Demands that come within this time are met by one decision (terway.md §6.3)."""
+    symmetric_routing: bool = True
+    """Answers to what came in by the primary interface leave by it (terway.md §5.8, where it is off): NodePorts and
+    host ports of pods need it."""
     device_wait_s: float = 10.0
     """How long to wait for an attached ENI to appear in the kernel, each time (terway.md §13 R7)."""
 

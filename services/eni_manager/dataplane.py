@@ -82,6 +82,7 @@ class Dataplane:
     """Wires pods. An async context manager; `run()` does what is due without being asked.
 
     `linger_s`: how long an unplugged link waits for others (or for its namespace's end) before it is deleted.
+    `symmetric`: answers leave by the primary interface that their questions came in by (core/wiring/symmetric.py).
     """
 
     def __init__(
@@ -91,10 +92,12 @@ class Dataplane:
         *,
         linger_s: float = 0.25,
         repair_s: float = 300.0,
+        symmetric: bool = False,
         reporter: Reporter | None = None,
     ) -> None:
         self.node = node
         self._store = store
+        self._symmetric = symmetric
         self._wired: dict[AttachmentKey, Lease] = {}
         self._holders: dict[Ip, AttachmentKey] = {}
         self._leaving: set[AttachmentKey] = set()
@@ -267,6 +270,8 @@ class Dataplane:
             log.warning("wiring_mended", what=sentence)
         for key, why in repaired.skipped.items():
             log.info("wiring_skipped", attachment=key, why=why)
+        for sentence in await self._call(self._plumbing.ensure_symmetric, wanted=self._symmetric):
+            log.info("symmetric_routing", what=sentence)
 
     async def _delete_retired(self) -> None:
         await self._on(self._reaper_thread, self._reaper.delete_retired)

@@ -88,7 +88,8 @@ async def serve(node: NodeConfig, settings: Settings, stop: asyncio.Event, *, wi
         health = Health()
         if wiring is None:
             reporter = health.reporter("wiring-repair", deadline_s=1200.0)
-            wiring = Dataplane(Host(ipv4=_own_address(), mtu=settings.own.mtu), journal, reporter=reporter)
+            own = Host(ipv4=_own_address(), mtu=settings.own.mtu)
+            wiring = Dataplane(own, journal, symmetric=settings.own.symmetric_routing, reporter=reporter)
         await opened.enter_async_context(wiring)
         await _Service(node, settings, journal, wiring, health).run(stop)
 

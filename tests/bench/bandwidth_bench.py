@@ -1,4 +1,4 @@
-"""Limits against what flows reach, and unlimited pods against a bare veth pair: `python -m tests.bench.bandwidth_bench`.
+"""Limits against what flows reach, unlimited pods against a bare veth pair: `python -m tests.bench.bandwidth_bench`.
 
 Everything happens in namespaces of this process, by iperf3 and ping. Limits are compared with the rate on the link.
 Unlimited flows are measured in turns with those of the bare pair: what disturbs one disturbs the other. Prints tables

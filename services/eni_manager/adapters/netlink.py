@@ -19,11 +19,20 @@ from services.eni_manager.adapters.netlink_links import (
     seen_netns_number,
 )
 from services.eni_manager.adapters.netlink_socket import Outcome, RouteSocket
-from services.eni_manager.adapters.netlink_values import drop, listings, put, rule_listings, seen_rules
+from services.eni_manager.adapters.netlink_values import (
+    drop,
+    get_route,
+    listings,
+    put,
+    rule_listings,
+    seen_hop,
+    seen_rules,
+)
 from services.eni_manager.adapters.netlink_wire import Request
 from services.eni_manager.core.wiring.difference import Change, Put
 from services.eni_manager.core.wiring.standing import SeenLink
 from services.eni_manager.core.wiring.values import Item, Link, Rule, Side, Sysctl, link_of
+from shared.model import Ip
 
 ABSENT = (errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.EADDRNOTAVAIL, errno.EINVAL)
 """What the kernel answers when what is to go is not there (EINVAL: a qdisc that is not)."""
@@ -80,6 +89,11 @@ class Stack:
         """The number by which this namespace knows another (SeenLink.peer_netns); None: it knows it not."""
         outcome = self._socket.batch((get_netns_number(netns_fd),)).expect()
         return next((found for frame in outcome.frames if (found := seen_netns_number(frame)) is not None), None)
+
+    def way_out(self) -> tuple[int, Ip] | None:
+        """The ifindex and the gateway of the IPv4 default route; None: there is none. The address is for examples."""
+        outcome = self._socket.batch((get_route(Ip("192.0.2.1")),)).expect(errno.ENETUNREACH, errno.EHOSTUNREACH)
+        return next((hop for frame in outcome.frames if (hop := seen_hop(frame)) is not None), None)
 
     # ---- values
 

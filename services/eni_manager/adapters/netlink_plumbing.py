@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 import msgspec
 
-from services.eni_manager.adapters import netns
+from services.eni_manager.adapters import netns, nft
 from services.eni_manager.adapters.netlink import ABSENT, Stack
 from services.eni_manager.adapters.netlink_links import (
     alias_link,
@@ -27,6 +27,7 @@ from services.eni_manager.core.wiring import wire
 from services.eni_manager.core.wiring.difference import Change, Drop, Put, changes, stale_rules
 from services.eni_manager.core.wiring.marks import alias_of, key_of
 from services.eni_manager.core.wiring.standing import SeenLink, Standing, belongs, is_retired, stand
+from services.eni_manager.core.wiring.symmetric import ruleset, symmetric, without_ruleset
 from services.eni_manager.core.wiring.values import EniLink, Item, Node, Priority, Route, Shaper, Side, Wiring
 from services.eni_manager.core.wiring.veth import host_cidr, uplink
 from shared.contracts.ipam import Lease
@@ -83,6 +84,24 @@ class Plumbing:
         self._converge(self._host, uplink(self._node, eni, subnet4, subnet6, mtu=self._node.mtu))
         _wait_until_it_sends(self._host, eni.name)
         return eni
+
+    def ensure_symmetric(self, *, wanted: bool) -> list[str]:
+        """Have answers leave by the primary interface that the question came in by, or no more; what was mended."""
+        hop = self._host.way_out()
+        link = None if hop is None else self._host.link(hop[0])
+        if hop is None or link is None:
+            return []
+        side = symmetric(link.name, hop[1])
+        there = self._host.listing({link.name: link}, v6=False)
+        if wanted:
+            todo = changes(side, there.side)
+        else:
+            todo = [Drop(rule) for rule in side.rules if rule in there.marked]
+            todo += [Drop(route) for route in side.routes if todo and route in there.side.routes]
+        self._host.mend(todo, {link.name: link.index})
+        if wanted or todo:
+            nft.apply(ruleset(link.name) if wanted else without_ruleset())
+        return [str(change) for change in todo]
 
     # ---- one sandbox
 

@@ -122,17 +122,28 @@ def _seen_route(frame: Frame, names: Mapping[int, str]) -> Route | None:
     )
 
 
+def get_route(to: Ip) -> Request:
+    """Ask which way a packet to this address would go."""
+    family, raw = _ip_bytes(to)
+    head = _ROUTE.pack(family, 8 * len(raw), 0, 0, 0, 0, 0, 0, 0)
+    return Request(_GETROUTE, 0, head + attribute(_RTA_DST, raw), f"the way to {to}")
+
+
+def seen_hop(frame: Frame) -> tuple[int, Ip] | None:
+    """The ifindex and the gateway in an answer to get_route; None: no gateway, or the frame tells of something else."""
+    if frame.type != _NEWROUTE:
+        return None
+    found = attributes(frame.body, _ROUTE.size)
+    if _RTA_GATEWAY not in found:
+        return None
+    return u32(found.get(_RTA_OIF)), _ip(found[_RTA_GATEWAY])
+
+
 # ---- rules
 
-_FRA_DST, _FRA_SRC, _FRA_IIFNAME, _FRA_PRIORITY, _FRA_SUPPRESS_PREFIX, _FRA_TABLE, _FRA_PROTOCOL = (
-    1,
-    2,
-    3,
-    6,
-    14,
-    15,
-    21,
-)
+_FRA_DST, _FRA_SRC, _FRA_IIFNAME, _FRA_PRIORITY, _FRA_FWMARK = 1, 2, 3, 6, 10
+_FRA_SUPPRESS_PREFIX, _FRA_TABLE, _FRA_FWMASK, _FRA_PROTOCOL = 14, 15, 16, 21
+_MARKED: Final = frozenset({_FRA_PRIORITY, _FRA_SUPPRESS_PREFIX, _FRA_TABLE, _FRA_PROTOCOL, _FRA_FWMARK, _FRA_FWMASK})
 _PLAIN: Final = frozenset(
     {_FRA_DST, _FRA_SRC, _FRA_IIFNAME, _FRA_PRIORITY, _FRA_SUPPRESS_PREFIX, _FRA_TABLE, _FRA_PROTOCOL}
 )
@@ -141,11 +152,15 @@ _TO_TABLE: Final = 1
 
 
 def _rule(rule: Rule) -> bytes:
+    table = number(_FRA_PRIORITY, rule.priority) + number(_FRA_TABLE, rule.table)
+    if rule.mark:
+        head = _RULE.pack(AF_INET, 0, 0, 0, min(rule.table, 252), 0, 0, _TO_TABLE, 0)
+        return head + number(_FRA_FWMARK, rule.mark) + number(_FRA_FWMASK, rule.mark) + table
     family, raw, prefix = _cidr_bytes(rule.source or rule.to or Cidr(""))
     where = (0, prefix, _FRA_SRC) if rule.source else (prefix, 0, _FRA_DST)
     iif = text(_FRA_IIFNAME, rule.iif) if rule.iif else b""
     head = _RULE.pack(family, where[0], where[1], 0, min(rule.table, 252), 0, 0, _TO_TABLE, 0)
-    return head + attribute(where[2], raw) + iif + number(_FRA_PRIORITY, rule.priority) + number(_FRA_TABLE, rule.table)
+    return head + attribute(where[2], raw) + iif + table
 
 
 def forget_rule(priority: int, *, source: Cidr | None = None, to: Cidr | None = None) -> Request:
@@ -159,10 +174,14 @@ def forget_rule(priority: int, *, source: Cidr | None = None, to: Cidr | None = 
 
 def _seen_rule(frame: Frame) -> tuple[Rule, bool] | None:
     family, dst, src, tos, table, _, _, action, flags = _RULE.unpack_from(frame.body)
-    if action != _TO_TABLE or flags & 2 or tos or bool(dst) == bool(src):
+    if action != _TO_TABLE or flags & 2 or tos or (dst and src):
         return None
     found = attributes(frame.body, _RULE.size)
-    if not found.keys() <= _PLAIN or u32(found.get(_FRA_SUPPRESS_PREFIX, b"\xff" * 4)) != 0xFFFFFFFF:
+    mark = u32(found.get(_FRA_FWMARK))
+    by_mark = family == AF_INET and mark != 0 and mark == u32(found.get(_FRA_FWMASK))
+    if by_mark == bool(dst or src) or not found.keys() <= (_MARKED if by_mark else _PLAIN):
+        return None
+    if u32(found.get(_FRA_SUPPRESS_PREFIX, b"\xff" * 4)) != 0xFFFFFFFF:
         return None
     rule = Rule(
         priority=u32(found.get(_FRA_PRIORITY)),
@@ -170,6 +189,7 @@ def _seen_rule(frame: Frame) -> tuple[Rule, bool] | None:
         source=_cidr(family, found[_FRA_SRC], src) if src else None,
         to=_cidr(family, found[_FRA_DST], dst) if dst else None,
         iif=string(found.get(_FRA_IIFNAME, b"")),
+        mark=mark,
     )
     return rule, found.get(_FRA_PROTOCOL) == bytes((PROTOCOL,))
 

@@ -94,6 +94,11 @@ class Space:
                 setting.write_text(value)
             return setting.read_text().strip()
 
+    def nft(self, *arguments: str) -> str:
+        """nft inside."""
+        with self.inside():
+            return _run("nft", *arguments)
+
     def links(self) -> list[str]:
         """The names of the links inside."""
         return [str(link["ifname"]) for link in self.seen("link")]
@@ -264,9 +269,12 @@ class World:
 
 
 @asynccontextmanager
-async def running(store: AttachmentStore, *, linger_s: float = 0.01) -> AsyncIterator[Dataplane]:
+async def running(
+    store: AttachmentStore, *, linger_s: float = 0.01, symmetric: bool = False
+) -> AsyncIterator[Dataplane]:
     """A dataplane of the node, with its loops; leaving it stops both as a service would."""
-    async with Dataplane(Node(NODE_IP, NODE_IP6), store, linger_s=linger_s, repair_s=3600.0) as dataplane:
+    node = Node(NODE_IP, NODE_IP6)
+    async with Dataplane(node, store, linger_s=linger_s, repair_s=3600.0, symmetric=symmetric) as dataplane:
         await dataplane.ensure_eni(ENI_MAC, SUBNET)
         loops = asyncio.create_task(dataplane.run())
         try:

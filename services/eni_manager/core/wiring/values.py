@@ -66,8 +66,9 @@ class Route(msgspec.Struct, frozen=True):
 
 
 class Rule(msgspec.Struct, frozen=True):
-    """A policy routing rule for one pod address: exactly one of `source` and `to` is given.
+    """A policy routing rule: for one pod address (one of `source` and `to`), or for all IPv4 packets with a mark.
 
+    `mark` is its own mask.
     `iif` is never wanted; it is read, because rules of older Terways have it (terway.md §5.2.9).
     """
 
@@ -76,9 +77,12 @@ class Rule(msgspec.Struct, frozen=True):
     source: Cidr | None = None
     to: Cidr | None = None
     iif: str = ""
+    mark: int = 0
 
     def __str__(self) -> str:
-        select = f"from {self.source}" if self.source else f"from all to {self.to}"
+        select = f"from {self.source}" if self.source else "from all"
+        select += f" to {self.to}" if self.to else ""
+        select += f" fwmark {self.mark:#x}/{self.mark:#x}" if self.mark else ""
         iif = f" iif {self.iif}" if self.iif else ""
         table = "main" if self.table == MAIN_TABLE else str(self.table)
         return f"rule {self.priority}: {select}{iif} lookup {table}"

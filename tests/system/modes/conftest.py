@@ -1,0 +1,56 @@
+"""One lab per mode for the whole session: two nodes whose runtime chains the standard portmap plugin."""
+
+import json
+import os
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest_asyncio
+
+from compose.lab import lab
+from compose.lab.layout import Layout, NodeLayout
+from compose.lab.pods import Pods
+from compose.lab.record import Options
+from compose.lab.sandbox import Sandbox
+from tests.system.modes.site import NODES, Site
+
+MODES = ["shared-veth"]
+_PORTMAP = Path("/usr/lib/cni/portmap")
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session", params=MODES)
+async def site(request: SimpleNamespace) -> AsyncIterator[Site]:
+    mode: str = request.param
+    layout = Layout.of(f"m{MODES.index(mode)}{os.environ.get('PYTEST_XDIST_WORKER', '')}")
+    options = Options(runtime="cni", processes=True, cooldown_s=0.2, instance_type="ecs.g6.4xlarge")
+    record = await lab.up(layout, options, say=lambda line: None)
+    try:
+        for node in NODES:
+            chain_portmap(layout.node(node))
+        async with Pods(layout, dict.fromkeys(NODES, "cni")) as pods:
+            await pods.ensure_namespace("default")
+            yield Site(mode, layout, record, pods)
+    finally:
+        await lab.down(layout, say=lambda line: None)
+
+
+def chain_portmap(node: NodeLayout) -> None:
+    """As an operator would: the plugin beside ours, and its entry in the list."""
+    (node.cni_bin / _PORTMAP.name).symlink_to(_PORTMAP)
+    [path] = node.cni_conf.glob("*.conflist")
+    network = json.loads(path.read_text())
+    network["plugins"].append({"type": "portmap", "capabilities": {"portMappings": True}, "snat": True})
+    network["cniVersion"], network["cniVersions"] = "1.0.0", ["1.0.0"]  # the newest that Debian's plugin speaks
+    path.write_text(json.dumps(network))
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def crew(site: Site) -> AsyncIterator[dict[str, Sandbox]]:
+    """Pods a and b on node1, c on node2; all serve."""
+    async with AsyncExitStack() as opened:
+        yield {
+            name: await opened.enter_async_context(site.pod(name, node))
+            for name, node in (("a", "node1"), ("b", "node1"), ("c", "node2"))
+        }
