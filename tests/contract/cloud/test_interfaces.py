@@ -169,6 +169,22 @@ async def test_an_interface_changes_its_groups_and_tags(site: Site) -> None:
     assert [(t["TagKey"], t["TagValue"]) for t in listed["TagResources"]["TagResource"]] == [("b", "2")]
 
 
+async def test_a_trunk_and_a_member(site: Site) -> None:
+    node = site.account.run_instance("big", vswitch="vsw-a", instance_type="ecs.ebmre7p.32xlarge", now=1)
+    trunk = (await site.client.call("CreateNetworkInterface", **CREATE, InstanceType="Trunk"))["NetworkInterfaceId"]
+    member = (await site.client.call("CreateNetworkInterface", **CREATE))["NetworkInterfaceId"]
+    for eni, more in ((trunk, {}), (member, {"TrunkNetworkInstanceId": trunk})):
+        await until(site, eni, "Available")
+        await site.client.call("AttachNetworkInterface", NetworkInterfaceId=eni, InstanceId=node.id, **more)
+        await until(site, eni, "InUse")
+    (found,) = await described(site, InstanceId=node.id, Type="Member")
+    assert found["NetworkInterfaceId"] == member
+    assert (found["Attachment"]["TrunkNetworkInterfaceId"], found["Attachment"]["DeviceIndex"]) == (trunk, 1)
+    leave = {"NetworkInterfaceId": member, "InstanceId": node.id, "TrunkNetworkInstanceId": trunk}
+    await site.client.call("DetachNetworkInterface", **leave)
+    assert (await until(site, member, "Available"))["Type"] == "Secondary"
+
+
 async def test_facts_of_instances_and_vswitches(site: Site) -> None:
     types = await site.client.call("DescribeInstanceTypes", InstanceTypes=["ecs.g6.2xlarge", "ecs.none"])
     (kind,) = types["InstanceTypes"]["InstanceType"]

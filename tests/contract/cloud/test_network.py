@@ -109,6 +109,15 @@ async def test_a_table_that_is_full_is_busy_or_is_not_there(site: Site) -> None:
     assert caught.value.code == "InvalidRouteEntry.NotFound"
 
 
+async def test_a_dry_run_says_that_it_would_do_and_does_nothing(site: Site) -> None:
+    make = {"NextHopType": "Instance", "NextHopId": site.node.id, "DestinationCidrBlock": "172.20.1.0/25"}
+    for table, said in (("vtb-lab", "DryRunOperation"), ("vtb-none", "InvalidRouteTableId.NotFound")):
+        with pytest.raises(Refused) as caught:
+            await site.client.call("CreateRouteEntry", **make, RouteTableId=table, DryRun=True)
+        assert caught.value.code == said
+    assert await settled(site) == []
+
+
 # ---- security groups
 
 
