@@ -104,7 +104,7 @@ async def _cloud(layout: Layout) -> dict[str, Any]:
 def _same_cloud(layout: Layout, about: dict[str, Any]) -> bool:
     """Whether this disk was made under this cloud. Each has a key of its own; instances are numbered alike in all."""
     with suppress(SuiteError, msgspec.MsgspecError):
-        return record.read(layout).about["access_key_id"] == about["access_key_id"]
+        return bool(record.read(layout).about["access_key_id"] == about["access_key_id"])
     return False
 
 

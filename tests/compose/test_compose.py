@@ -51,6 +51,7 @@ def test_the_labs_other_commands_work_from_the_node(stack: Stack) -> None:
         assert "1 received" in stack.lab_command("exec", "default/web", "--", "ping", "-c1", "-W2", "192.168.0.1")
         stack.lab_command("capture", "--for", "0.2", "default/web")
         assert stack.lab_command("status").count(" ready") == len(PORTS)
+        assert '"ready":true' in stack.compose("exec", "-T", "ipam", "healthz", "9441", "/readyz")
     finally:
         delete(stack, "web")
 
