@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 
 _OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
+_LENGTH = re.compile(r"[0-9]{1,3}", re.ASCII)
 _IPV4 = re.compile(rf"{_OCTET}(?:\.{_OCTET}){{3}}", re.ASCII)
 
 HALVES = {"0.0.0.0/0": ("0.0.0.0/1", "128.0.0.0/1"), "::/0": ("::/1", "8000::/1")}
@@ -30,7 +31,7 @@ def network(text: str, *, bare: bool = True) -> str | None:
         found = address(text) if bare else None
         return None if found is None else full(found)
     parsed = _address(host)
-    if parsed is None or not length.isascii() or not length.isdecimal() or int(length) > parsed.max_prefixlen:
+    if parsed is None or not _LENGTH.fullmatch(length) or int(length) > parsed.max_prefixlen:
         return None
     return str(ipaddress.ip_network((parsed, int(length)), strict=False))
 

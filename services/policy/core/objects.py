@@ -310,13 +310,19 @@ def kind_of(raw: Any) -> type[Object] | None:
 def read(raw: Any, kind: type[Object]) -> Object:
     """The object. Raises Invalid."""
     try:
-        return msgspec.convert(raw, kind)
-    except msgspec.ValidationError:
-        pass
-    try:  # a null means absent, as it does for the API server; rare enough to be worth a second look only here
-        return msgspec.convert(_without_nulls(raw), kind)
+        try:
+            written = msgspec.convert(raw, kind)
+        except msgspec.ValidationError:
+            # A null means absent, as it does for the API server; rare enough to look for it only now.
+            written = msgspec.convert(_without_nulls(raw), kind)
+        msgspec.json.encode(written)
     except msgspec.ValidationError as error:
         raise Invalid(*_place(str(error))) from None
+    except UnicodeEncodeError:
+        raise Invalid("", "not all of it is text") from None
+    except RecursionError:
+        raise Invalid("", "it is nested too deeply") from None
+    return written
 
 
 def _without_nulls(raw: Any) -> Any:

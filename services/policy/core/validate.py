@@ -18,6 +18,7 @@ _INTERFACE = re.compile(r"\*|[a-zA-Z0-9_.-]{1,15}", re.ASCII)
 _NAME = re.compile(r"[a-zA-Z0-9_.-]{1,128}", re.ASCII)
 _LABEL_KEY = re.compile(r"[a-zA-Z0-9_./-]{1,512}", re.ASCII)
 _LABEL_VALUE = re.compile(r"[a-zA-Z0-9]?([a-zA-Z0-9_.-]{0,61}[a-zA-Z0-9])?", re.ASCII)
+_NUMBER = re.compile(r"[0-9]{1,9}", re.ASCII)
 _PORT_NAME = re.compile(r"(?=.*[a-z])(?!.*--)[a-z0-9]([a-z0-9-]{0,13}[a-z0-9])?", re.ASCII)
 _PROTOCOLS: Final = ("tcp", "udp", "icmp", "icmpv6", "sctp", "udplite")
 _PROTOCOLS_V3: Final = ("TCP", "UDP", "ICMP", "ICMPv6", "SCTP", "UDPLite")
@@ -237,7 +238,7 @@ def _check_written_rules(rules: Iterable[objects.Rule], field: str, compat: Comp
 
 def _read_protocol(protocol: int | str | None) -> v1.Protocol | None:
     if isinstance(protocol, str):
-        if protocol.isascii() and protocol.isdecimal():
+        if _NUMBER.fullmatch(protocol):
             return int(protocol)
         return protocol.lower() if protocol in _PROTOCOLS_V3 else ""
     return protocol
@@ -280,7 +281,7 @@ def _check_side(side: objects.EntityRule, field: str, protocol: v1.Protocol | No
         _check_written_selector(side.service_accounts.selector, f"{field}.serviceAccounts.selector", compat)
     for ports in (side.ports, side.not_ports):
         if ports:
-            read = [int(port) if isinstance(port, str) and port.isdecimal() else port for port in ports]
+            read = [int(port) if isinstance(port, str) and _NUMBER.fullmatch(port) else port for port in ports]
             _check_ports(read, protocol, field, compat)
 
 

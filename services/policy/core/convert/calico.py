@@ -17,7 +17,8 @@ SERVICE_ACCOUNT = "projectcalico.org/serviceaccount"
 Note = Callable[[str, str], None]
 """Called with a field and a reason when a part of an object is passed over."""
 
-_RANGE = re.compile(r"([0-9]+):([0-9]+)", re.ASCII)
+_NUMBER = re.compile(r"[0-9]{1,9}", re.ASCII)
+_RANGE = re.compile(r"([0-9]{1,9}):([0-9]{1,9})", re.ASCII)
 _NAME = re.compile(r"[a-zA-Z0-9_.-]{1,128}", re.ASCII)
 
 
@@ -30,7 +31,7 @@ def policy_name(name: str, namespace: str) -> str:
 
 
 def network_policy(policy: objects.NetworkPolicy, compat: Compat, note: Note) -> v1.Policy:
-    """A namespaced policy; selects only within its namespace."""
+    """A namespaced policy; selects only within its namespace. Raises Invalid."""
     spec, namespace = policy.spec, policy.metadata.namespace
     selector = f"{NAMESPACE} == '{namespace}'"
     if spec.selector:
@@ -40,7 +41,7 @@ def network_policy(policy: objects.NetworkPolicy, compat: Compat, note: Note) ->
         selector = _also(selector, spec.service_account_selector, "pcsa.", "spec.serviceAccountSelector", compat, note)
     return v1.Policy(
         namespace=namespace,
-        order=spec.order,
+        order=_order(spec.order),
         inbound_rules=rules(spec.ingress, namespace, compat, "spec.ingress", note),
         outbound_rules=rules(spec.egress, namespace, compat, "spec.egress", note),
         selector=selector,
@@ -50,7 +51,7 @@ def network_policy(policy: objects.NetworkPolicy, compat: Compat, note: Note) ->
 
 
 def global_policy(policy: objects.GlobalNetworkPolicy, compat: Compat, note: Note) -> v1.Policy:
-    """A policy of the whole cluster, host endpoints included."""
+    """A policy of the whole cluster, host endpoints included. Raises Invalid."""
     spec = policy.spec
     selector = spec.selector
     if compat.policy_scopes:
@@ -62,7 +63,7 @@ def global_policy(policy: objects.GlobalNetworkPolicy, compat: Compat, note: Not
             if text:
                 selector = _also(selector, text, prefix, field, compat, note).replace("all()", f"has({label})")
     return v1.Policy(
-        order=spec.order,
+        order=_order(spec.order),
         inbound_rules=rules(spec.ingress, "", compat, "spec.ingress", note),
         outbound_rules=rules(spec.egress, "", compat, "spec.egress", note),
         selector=selector,
@@ -71,6 +72,12 @@ def global_policy(policy: objects.GlobalNetworkPolicy, compat: Compat, note: Not
         apply_on_forward=spec.apply_on_forward,
         types=tuple(direction.lower() for direction in spec.types),
     )
+
+
+def _order(order: float | None) -> float | None:
+    if order is not None and order != order:
+        raise Invalid("spec.order", "not a number")
+    return order
 
 
 def _also(selector: str, text: str, prefix: str, field: str, compat: Compat, note: Note) -> str:
@@ -211,7 +218,7 @@ def _ports(written: Iterable[int | str], field: str) -> tuple[v1.Port, ...]:
 def port(value: int | str, field: str) -> v1.Port:
     """A number, `low:high`, or a name. Raises Invalid."""
     if isinstance(value, str):
-        if value.isascii() and value.isdecimal():
+        if _NUMBER.fullmatch(value):
             value = int(value)
         elif found := _RANGE.fullmatch(value):
             low, high = int(found[1]), int(found[2])
@@ -230,7 +237,7 @@ def port(value: int | str, field: str) -> v1.Port:
 def protocol(value: int | str | None, field: str) -> v1.Protocol | None:
     """A number, also one in quotes, or a lower-case name. Raises Invalid."""
     if isinstance(value, str):
-        if not (value.isascii() and value.isdecimal()):
+        if not _NUMBER.fullmatch(value):
             return value.lower()
         value = int(value)
     if value is not None and not 0 <= value <= 255:
