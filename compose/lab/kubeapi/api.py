@@ -17,13 +17,14 @@ from compose.lab.kubeapi import allocation, crds, patches, rules, status
 from compose.lab.kubeapi.kinds import Kind, Kinds
 from compose.lab.kubeapi.selectors import Matches, selects
 from compose.lab.kubeapi.store import Expired, Name, Store
-from compose.lab.kubeapi.validation import validate
+from compose.lab.kubeapi.validation import shapes, validate
 
 Json = dict[str, Any]
 
 NAMESPACES = ("", "namespaces")
 SERVICES = ("", "services")
 FIRST_NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
+IMMORTAL_NAMESPACES = ("default", "kube-system", "kube-public")
 SUFFIX_LETTERS = "bcdfghjklmnpqrstvwxz2456789"
 """Kubernetes' alphabet for generated names: nothing that spells a word."""
 MAX_GENERATED_BASE = 58
@@ -172,7 +173,11 @@ class Api:
                 new = merge(current, _applied(patch, name[1]))
             case _:
                 raise status.unsupported_media(ACCEPTED_PATCHES)
-        return self._put(kind, name, old, rules.updated(current, new, kind, part=part, strict=strict))
+        try:
+            updated = rules.updated(current, new, kind, part=part, strict=strict)
+        except shapes.Undecodable as error:
+            raise status.invalid_patch(new, error.why) from error
+        return self._put(kind, name, old, updated)
 
     def delete(self, kind: Kind, name: Name, options: DeleteOptions) -> Json:
         """DELETE: at once, or marked and left to whoever holds a finalizer or runs the pod."""
@@ -286,6 +291,8 @@ class Api:
         """What the namespace controller does, at once: the content goes first, and finalizers hold it up."""
         old = self.store.get(kind.collection, name)
         assert old is not None
+        if name[1] in IMMORTAL_NAMESPACES:
+            raise status.forbidden(kind, name[1], "this namespace may not be deleted")
         metadata = old["metadata"]
         if not metadata.get("deletionTimestamp"):
             ending = old | {

@@ -8,7 +8,7 @@ from typing import Any
 
 from compose.lab.kubeapi.defaults import set_defaults
 from compose.lab.kubeapi.kinds import Kind
-from compose.lab.kubeapi.status import bad_request, conflict
+from compose.lab.kubeapi.status import bad_request, conflict, internal
 from compose.lab.kubeapi.validation import shapes
 
 Json = dict[str, Any]
@@ -30,6 +30,8 @@ def read(body: Any, kind: Kind, *, strict: bool) -> Json:
 def place(obj: Json, kind: Kind, namespace: str) -> None:
     """Put a new object, in place, into the namespace that its path names; refuses when it says another."""
     metadata = obj["metadata"]
+    if metadata.get("resourceVersion"):
+        raise internal("resourceVersion should not be set on objects to be created")
     said = metadata.get("namespace", "")
     if not kind.namespaced:
         metadata.pop("namespace", None)

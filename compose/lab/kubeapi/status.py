@@ -1,5 +1,6 @@
 """Refusals, in the words and the shape of Kubernetes' Status objects (apimachinery's api/errors)."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -96,6 +97,13 @@ def _dotted(kind: Kind) -> str:
     return f".{kind.group}" if kind.group else ""
 
 
+def invalid_patch(patched: object, why: str) -> Refusal:
+    """422 for a patch whose outcome is no object of its kind."""
+    message = f"Invalid value: {json.dumps(json.dumps(patched, separators=(',', ':')))}: {why}"
+    cause = {"reason": "FieldValueInvalid", "message": message, "field": "patch"}
+    return Refusal(422, "Invalid", f' "" is invalid: patch: {message}', details={"causes": [cause]})
+
+
 def no_field_manager() -> Refusal:
     """422 for an apply by nobody."""
     cause = {"reason": "FieldValueRequired", "message": "Required value: is required for apply patch"}
@@ -107,6 +115,11 @@ def no_field_manager() -> Refusal:
 def bad_request(message: str) -> Refusal:
     """400."""
     return Refusal(400, "BadRequest", message)
+
+
+def internal(why: str) -> Refusal:
+    """500."""
+    return Refusal(500, "InternalError", f"Internal error occurred: {why}")
 
 
 def forbidden(kind: Kind, name: str, why: str) -> Refusal:

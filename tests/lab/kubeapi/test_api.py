@@ -231,7 +231,31 @@ def test_bad_patches(cluster: Cluster, content_type: str, patch: Any, code: int)
         cluster.api.patch(cluster.kind("configmaps"), (DEFAULT, "c"), content_type, patch)
 
 
+def test_a_patch_into_another_shape(cluster: Cluster) -> None:
+    cluster.create("pods", "a")
+    kind, name = cluster.kind("pods"), (DEFAULT, "a")
+    for content_type in (MERGE, STRATEGIC):
+        with refused(422, "Invalid") as error:
+            cluster.api.patch(kind, name, content_type, {"spec": {"hostNetwork": "yes"}})
+        assert error.value.details["causes"][0]["field"] == "patch"
+        assert "cannot unmarshal string into Go struct field .spec.hostNetwork of type bool" in error.value.message
+    with refused(400, "BadRequest"):
+        cluster.api.replace(kind, name, {"metadata": {"name": "a"}, "spec": {"hostNetwork": "yes"}})
+
+
+def test_versions_are_the_server_s_to_give(cluster: Cluster) -> None:
+    with refused(500, "InternalError") as error:
+        cluster.create("configmaps", "c", metadata={"resourceVersion": "7"})
+    assert "resourceVersion should not be set on objects to be created" in error.value.message
+
+
 # ---- delete
+
+
+@pytest.mark.parametrize("name", ["default", "kube-system", "kube-public"])
+def test_some_namespaces_stay(cluster: Cluster, name: str) -> None:
+    with refused(403, "Forbidden"):
+        cluster.api.delete(cluster.kind("namespaces"), ("", name), NOW)
 
 
 def test_what_runs_nowhere_is_deleted_at_once(cluster: Cluster) -> None:

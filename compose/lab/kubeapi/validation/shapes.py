@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from compose.lab.kubeapi.kinds import Collection, Kind
-from compose.lab.kubeapi.status import bad_request
+from compose.lab.kubeapi.status import Refusal
 
 Json = dict[str, Any]
 
@@ -49,15 +49,20 @@ def read(kind: Kind, obj: Json, *, strict: bool = False) -> Json:
     try:
         found: Json = _read(obj, shape, "", unknown)
     except _WrongType as error:
-        raise _undecodable(kind, f"json: {error}") from error
+        raise Undecodable(kind, f"json: {error}") from error
     if unknown and strict:
         said = ", ".join(f'unknown field "{path}"' for path in unknown)
-        raise _undecodable(kind, f"strict decoding error: {said}")
+        raise Undecodable(kind, f"strict decoding error: {said}")
     return found
 
 
-def _undecodable(kind: Kind, why: str) -> Exception:
-    return bad_request(f'{kind.kind} in version "{kind.version}" cannot be handled as a {kind.kind}: {why}')
+class Undecodable(Refusal):
+    """A 400. `why` is the decoder's own complaint."""
+
+    def __init__(self, kind: Kind, why: str) -> None:
+        said = f'{kind.kind} in version "{kind.version}" cannot be handled as a {kind.kind}: {why}'
+        super().__init__(400, "BadRequest", said)
+        self.why = why
 
 
 class _WrongType(Exception):
