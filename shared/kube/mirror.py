@@ -9,6 +9,7 @@ What a consumer sees is a sequence with these promises, whatever the network did
 - A namesake with another UID is another object: the old one is deleted before the new one is applied.
 """
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeAlias, TypeVar
@@ -104,7 +105,7 @@ class Mirror(Generic[T]):
         """The objects of one page."""
         for item in items:
             name = _name_of(item)
-            key = (name.namespace, name.name)
+            key = _key_of(name)
             self._listed.add(key)
             yield from self._apply(key, item)
 
@@ -130,10 +131,10 @@ class Mirror(Generic[T]):
         match event.type:
             case "ADDED" | "MODIFIED":
                 name = _name_of(event.object)
-                yield from self._apply((name.namespace, name.name), event.object)
+                yield from self._apply(_key_of(name), event.object)
             case "DELETED":
                 name = _name_of(event.object)
-                yield from self._delete((name.namespace, name.name), event.object)
+                yield from self._delete(_key_of(name), event.object)
             case "BOOKMARK":
                 name = _name_of(event.object)
             case "ERROR":
@@ -181,6 +182,10 @@ def _name_of(item: msgspec.Raw) -> _Name:
         return msgspec.json.decode(item, type=_Named).metadata
     except (msgspec.MsgspecError, RecursionError) as error:
         raise ApiInternal(f"an object without a name: {error}") from error
+
+
+def _key_of(name: _Name) -> Key:
+    return sys.intern(name.namespace), name.name  # a namespace's name once, not once per object
 
 
 def _error_in(item: msgspec.Raw) -> ApiError:

@@ -4,6 +4,7 @@ A mirror must remember of every object which one it was and in which state. What
 in its own shape, so the mirror's copy gives its content away when it is told, and only `metadata` stays.
 """
 
+import sys
 from collections.abc import Callable
 
 import msgspec
@@ -43,6 +44,7 @@ def reader(kind: type[objects.Object]) -> Callable[[msgspec.Raw], Seen]:
 
     def read(raw: msgspec.Raw) -> Seen:
         who = head.decode(raw).metadata
+        who = msgspec.structs.replace(who, namespace=sys.intern(who.namespace))
         try:
             return Seen(who, whole.decode(raw))
         except msgspec.ValidationError:

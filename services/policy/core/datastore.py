@@ -5,7 +5,7 @@ values wait as bytes, at a third of what they cost as objects.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -27,25 +27,64 @@ _DECODERS: Final[dict[type[v1.Key], msgspec.msgpack.Decoder[Any]]] = {
 }
 _ENCODE: Final = msgspec.msgpack.Encoder().encode
 
-Packed = Mapping[v1.Key, bytes]
+Packed = Mapping[v1.Key, "bytes | Pod"]
 """A copy of a datastore at one moment, cheap to make and safe to read in another thread."""
+
+
+class Pod(NamedTuple):
+    """An endpoint in two parts: what it shares with others of its Deployment, and what is its own."""
+
+    shared: bytes
+    own: bytes
+
+
+class _Own(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    name: str
+    ipv4_nets: tuple[str, ...]
+    ipv6_nets: tuple[str, ...]
+    active_instance_id: str
+
+
+_OWN: Final = msgspec.msgpack.Decoder(_Own)
+
+
+class _Shared(msgspec.Struct):
+    packed: bytes
+    users: int = 0
 
 
 class Datastore:
     """Key -> value, packed."""
 
     def __init__(self) -> None:
-        self._packed: dict[v1.Key, bytes] = {}
+        self._packed: dict[v1.Key, bytes | Pod] = {}
+        self._shared: dict[bytes, _Shared] = {}
 
     def __len__(self) -> int:
         return len(self._packed)
 
     def set(self, key: v1.Key, value: v1.Value | None) -> None:
         """The thing has this content now; None: it does not exist."""
-        if value is None:
-            self._packed.pop(key, None)
-        else:
+        before = self._packed.pop(key, None)
+        if isinstance(value, v1.WorkloadEndpoint):
+            self._packed[key] = self._split(value)
+        elif value is not None:
             self._packed[key] = _ENCODE(value)
+        if isinstance(before, Pod):
+            self._release(before.shared)
+
+    def _split(self, value: v1.WorkloadEndpoint) -> Pod:
+        own = _Own(value.name, value.ipv4_nets, value.ipv6_nets, value.active_instance_id)
+        packed = _ENCODE(msgspec.structs.replace(value, **{field: type(held)() for field, held in _fields(own)}))
+        shared = self._shared.setdefault(packed, _Shared(packed))
+        shared.users += 1
+        return Pod(shared.packed, _ENCODE(own))
+
+    def _release(self, packed: bytes) -> None:
+        shared = self._shared[packed]
+        shared.users -= 1
+        if not shared.users:
+            del self._shared[packed]
 
     def count(self, kind: type[v1.Key]) -> int:
         """How many things of a kind there are."""
@@ -72,10 +111,18 @@ def pod_at(packed: Packed, address: str) -> str | None:
     return None
 
 
-def unpack(key: v1.Key, packed: bytes) -> v1.Value:
+def unpack(key: v1.Key, held: bytes | Pod) -> v1.Value:
     """The value of a key."""
-    value: v1.Value = _DECODERS[type(key)].decode(packed)
+    if isinstance(held, Pod):
+        endpoint: v1.WorkloadEndpoint = _DECODERS[v1.WorkloadKey].decode(held.shared)
+        return msgspec.structs.replace(endpoint, **dict(_fields(_OWN.decode(held.own))))
+    value: v1.Value = _DECODERS[type(key)].decode(held)
     return value
+
+
+def _fields(own: _Own) -> Iterator[tuple[str, Any]]:
+    for field in own.__struct_fields__:
+        yield field, getattr(own, field)
 
 
 def values(packed: Packed) -> Iterator[tuple[v1.Key, v1.Value]]:

@@ -4,6 +4,7 @@ An object that cannot be read or converted counts as deleted, a part that the or
 are in `problems`.
 """
 
+import sys
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -45,7 +46,7 @@ class Intake:
     def apply(self, written: objects.Object) -> list[Update]:
         """The object is there, with this content."""
         meta = written.metadata
-        source = Source(type(written), meta.namespace, meta.name)
+        source = Source(type(written), sys.intern(meta.namespace), meta.name)
         self.problems.pop(source, None)
 
         def note(field: str, reason: str, effect: str = "passed over") -> None:

@@ -5,7 +5,9 @@ What differs between the versions of the original is asked of the compat profile
 
 import hashlib
 import json
+import sys
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -73,7 +75,9 @@ def interface_name(namespace: str, pod: str, prefix: str = "cali") -> str:
 
 def workload_key(pod: objects.Pod) -> v1.WorkloadKey:
     """Host and name of the pod's endpoint."""
-    return v1.WorkloadKey(pod.spec.node_name, "k8s", f"{pod.metadata.namespace}/{pod.metadata.name}", "eth0")
+    return v1.WorkloadKey(
+        sys.intern(pod.spec.node_name), "k8s", f"{pod.metadata.namespace}/{pod.metadata.name}", "eth0"
+    )
 
 
 def workload_endpoint(pod: objects.Pod, compat: Compat) -> v1.WorkloadEndpoint | None:
@@ -104,7 +108,7 @@ def workload_endpoint(pod: objects.Pod, compat: Compat) -> v1.WorkloadEndpoint |
         ipv4_nat=floating4,
         ipv6_nat=floating6,
         labels=labels,
-        ports=tuple(_named_ports(spec, compat)),
+        ports=_shared(tuple(_named_ports(spec, compat))),
         generate_name=meta.generate_name,
         allow_spoofed_source_ips=spoofed,
     )
@@ -194,6 +198,12 @@ def _json_list(annotations: Mapping[str, str], name: str) -> list[str]:
     if not isinstance(read, list) or not all(isinstance(text, str) for text in read):
         raise Invalid(field, "no list of texts")
     return read
+
+
+@lru_cache(maxsize=4096)
+def _shared(ports: tuple[v1.EndpointPort, ...]) -> tuple[v1.EndpointPort, ...]:
+    """One tuple for all pods with the same ports, of which a cluster has a hundred thousand."""
+    return ports
 
 
 def _named_ports(spec: objects.PodSpec, compat: Compat) -> Iterator[v1.EndpointPort]:
@@ -366,5 +376,9 @@ def service_endpoints(slice_: objects.EndpointSlice) -> v1.ServiceEndpoints | No
     return v1.ServiceEndpoints(
         service=f"{slice_.metadata.namespace}/{service}",
         addresses=tuple(text for text in addresses if text is not None),
-        ports=tuple(v1.SlicePort(port.port, port.protocol) for port in slice_.ports),
+        ports=tuple(
+            v1.SlicePort(port.port, port.protocol)
+            for port in slice_.ports
+            if port.port is None or 0 < port.port <= 65535
+        ),
     )
