@@ -130,7 +130,7 @@ def lab() -> None:
 @click.option("--runtime", type=click.Choice(["containerd", "cni"]), default="containerd", show_default=True)
 @click.option("--netns-in-state-dir", is_flag=True, help="CNI_NETNS exists in containerd's mount namespace only.")
 @click.option("--processes", is_flag=True, help="Each service on its own; nobody restarts what dies.")
-@click.option("--delays", type=click.Choice(["none", "fast", "real"]), default="fast", show_default=True)
+@click.option("--delays", type=click.Choice(["none", "fast", "real", "rough"]), default="fast", show_default=True)
 @click.option("--cooldown", "cooldown_s", type=float, default=30.0, show_default=True, help="Of released addresses.")
 @click.option("--pool-sync", "pool_sync_s", type=float, default=120.0, show_default=True, help="Between pool balances.")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")

@@ -100,8 +100,9 @@ async def capture(context: Context, target: str, expression: tuple[str, ...], se
     """The packets of an interface, as the VPC sees them; of a node its primary one, of a pod the one it is behind."""
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, ended.set)
+    with suppress(RuntimeError):  # outside the main thread only --for ends it
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, ended.set)
     async with control.connect(context.layout.cloud_socket) as cloud:
         eni = await _interface(context, await cloud.state(), target)
         started = await cloud.send("POST", "/captures", {"eni": eni, "filter": " ".join(expression)})
