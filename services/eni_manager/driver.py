@@ -373,7 +373,7 @@ class Keeper:
             await world.record(verdict.facts)
             world.decide()
         if verdict.taken:
-            await world.give_back(verdict.taken)
+            await world.give_back(verdict.taken, of=self.name)
         return None if verdict.event is None else Outcome(verdict.event, verdict.notices[0])
 
     # ---- small things

@@ -138,10 +138,14 @@ class World:
         """Calls inside bring addresses: while pods wait, they go before all others."""
         return urgency(Urgency.POD_WAITS if self.fleet.waiting else Urgency.BACKGROUND)
 
-    async def give_back(self, items: Sequence[Ip]) -> tuple[list[Ip], dict[Ip, str]]:
-        """Mark items as returning, but those that an attachment uses: those marked, and why not the others."""
-        accepted, refused = await self.journal.give_back(items)
-        holders = {eni.name for item in accepted if (eni := self.fleet.holder(item)) is not None}
+    async def give_back(self, items: Sequence[Ip], *, of: str | None = None) -> tuple[list[Ip], dict[Ip, str]]:
+        """Mark items as returning, but those that an attachment uses: those marked, and why not the others.
+
+        `of`: as items of this ENI only.
+        """
+        accepted, refused = await self.journal.give_back(items, of=of)
+        enis = [eni for eni in self.fleet.enis.values() if of in (None, eni.name)]
+        holders = {eni.name for eni in enis if not eni.slots.keys().isdisjoint(accepted)}
         if holders:
             every = tuple(SlotState)
             self.fleet.apply(

@@ -13,13 +13,15 @@ class EniAddress(msgspec.Struct, frozen=True):
     """One pool item: an address (pair) of an ENI.
 
     `usable`: the cloud and the metadata service both know it and its ENI is wired up, so a pod may have it.
-    `primary`: it leaves only together with the whole ENI.
+    `primary`: it leaves only together with the whole ENI. `gone`: the cloud has taken it away from this node; it stays
+    listed while something may still use it.
     """
 
     ipv4: Ip | None = None
     ipv6: Ip | None = None
     primary: bool = False
     usable: bool = True
+    gone: bool = False
 
 
 class EniView(msgspec.Struct, frozen=True):

@@ -128,6 +128,17 @@ async def test_giving_back_and_plugging_exclude_each_other(journal):
     assert states == {"10.0.0.1": "valid", "10.0.0.2": "valid", "10.0.0.3": "returning"}
 
 
+async def test_what_the_cloud_took_from_one_eni_may_be_on_another_of_ours(journal):
+    await journal.record([wanted("a", "10.0.0.1", "10.0.0.2"), wanted("b", "10.0.0.2")], now=1.0)
+    await journal.put_attachment(lease("c1", "10.0.0.2", eni="eni-b"), netns="/n")
+    assert await journal.give_back([Ip("10.0.0.2")], of="a") == (["10.0.0.2"], {})
+    enis = await journal.load()
+    assert enis["a"].slots["10.0.0.2"].state is SlotState.RETURNING
+    assert enis["b"].slots["10.0.0.2"].state is not SlotState.RETURNING
+    accepted, refused = await journal.give_back([Ip("10.0.0.2")], of="b")
+    assert (accepted, list(refused)) == ([], ["10.0.0.2"])
+
+
 async def test_whichever_of_two_at_once_comes_first_wins(journal):
     await journal.record([wanted("a", "10.0.0.1", "10.0.0.2")], now=1.0)
     for number in range(20):

@@ -10,7 +10,7 @@ back": whichever comes first wins, and the other is refused.
 
 import sqlite3
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -21,7 +21,7 @@ from services.eni_manager.core.machine import State
 from services.eni_manager.core.model import Eni, Fact, SlotState, Wanted, applied
 from shared.contracts.ipam import Lease
 from shared.errors import Conflict
-from shared.model import AttachmentKey, Ip
+from shared.model import AttachmentKey, EniId, Ip
 from shared.sqlite import Database
 
 MIGRATIONS: Final = (
@@ -107,15 +107,18 @@ class Journal:
 
         await self._db.write(write)
 
-    async def give_back(self, items: Sequence[Ip]) -> tuple[list[Ip], dict[Ip, str]]:
+    async def give_back(self, items: Sequence[Ip], *, of: str | None = None) -> tuple[list[Ip], dict[Ip, str]]:
         """Mark items as returning unless an attachment uses them: those marked, and why the others are not.
 
-        An item of no ENI is in the first list: the cloud has it back already.
+        An item of no ENI is in the first list: the cloud has it back already. `of`: as items of this ENI only; the
+        cloud may have given an address that it took from one of our ENIs to another of them.
         """
 
         def write(c: sqlite3.Connection) -> tuple[list[Ip], dict[Ip, str]]:
-            users = {item: user for item in items if (user := _user(c, item))}
-            for eni in _enis(c):
+            enis = [eni for eni in _enis(c) if of in (None, eni.name)]
+            only = None if of is None else {eni.id for eni in enis}
+            users = {item: user for item in items if (user := _user(c, item, only))}
+            for eni in enis:
                 marked = {
                     item: msgspec.structs.replace(slot, state=SlotState.RETURNING)
                     for item, slot in eni.slots.items()
@@ -261,9 +264,13 @@ def _open_intent(c: sqlite3.Connection, eni: str, action: str) -> Intent | None:
     return Intent(row["number"], eni, action, row["token"], msgspec.json.decode(row["params"]), repeated=True)
 
 
-def _user(c: sqlite3.Connection, item: Ip) -> str:
-    row = c.execute("SELECT lease FROM attachment WHERE ipv4 = ?1 OR ipv6 = ?1", (item,)).fetchone()
-    return "" if row is None else f"{msgspec.msgpack.decode(row['lease'], type=Lease).pod} is attached with it"
+def _user(c: sqlite3.Connection, item: Ip, enis: Collection[EniId | None] | None) -> str:
+    """Who uses an item, of one of `enis` if they are given, in words; empty: nobody."""
+    for row in c.execute("SELECT lease FROM attachment WHERE ipv4 = ?1 OR ipv6 = ?1", (item,)):
+        lease = msgspec.msgpack.decode(row["lease"], type=Lease)
+        if enis is None or lease.eni_id in enis:
+            return f"{lease.pod} is attached with it"
+    return ""
 
 
 def _wired(row: sqlite3.Row) -> Wired:

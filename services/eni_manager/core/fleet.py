@@ -6,7 +6,7 @@ from services.eni_manager.core.machine import State
 from services.eni_manager.core.model import Eni, Fact, Limits, SlotState, apply
 from services.eni_manager.core.placement import Blocks, Plan
 from shared.contracts.eni import EniAddress, EniView, Inventory
-from shared.model import Ip, Mode
+from shared.model import Mode
 
 
 class Fleet:
@@ -78,10 +78,6 @@ class Fleet:
         held = sum(eni.count((SlotState.VALID,)) for eni in self.enis.values() if eni.state is State.READY)
         return "; ".join(sorted(set(self.troubles.values()))) if held < self.total else ""
 
-    def holder(self, item: Ip) -> Eni | None:
-        """The ENI that has this pool item."""
-        return next((eni for eni in self.enis.values() if item in eni.slots), None)
-
     def inventory(self, now: float) -> Inventory:
         """What ipam is told. ENIs that the cloud has not made yet hold nothing and are left out."""
         retry_at = self.plan.retry_at
@@ -106,6 +102,7 @@ def _view(eni: Eni) -> EniView:
             ipv6=slot.ipv6,
             primary=slot.primary,
             usable=eni.state is State.READY and slot.state is SlotState.VALID,
+            gone=eni.state is State.DRAINING or slot.state is SlotState.MISSING,
         )
         for _, slot in sorted(eni.slots.items())
     ]

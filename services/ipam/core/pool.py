@@ -91,6 +91,7 @@ class Item(msgspec.Struct, frozen=True):
     ipv6: Ip | None
     primary: bool
     usable: bool
+    gone: bool = False
 
     @property
     def addresses(self) -> tuple[Ip, ...]:
@@ -211,6 +212,8 @@ class Pool:
             item = self.items.get(item_id(hold.lease))
             if item is None:
                 found[key] = f"{item_id(hold.lease)} is leased to {hold.lease.pod}, but this node no longer has it"
+            elif item.gone:
+                found[key] = f"{item.id} is leased to {hold.lease.pod}, but the cloud has taken it away from {item.eni}"
             elif item.eni != hold.lease.eni_id:
                 found[key] = f"{item.id} is leased to {hold.lease.pod} on {hold.lease.eni_id}, but is on {item.eni} now"
         return found
@@ -232,7 +235,9 @@ class Pool:
 
     def observe(self, inventory: Inventory, now: float) -> None:
         """Take over an inventory."""
-        listed = {item.id: item for eni in inventory.enis for item in _items(eni)}
+        # The cloud may give an address again that it took from another ENI of ours: then it is where it is usable.
+        every = sorted((item for eni in inventory.enis for item in _items(eni)), key=lambda item: not item.gone)
+        listed = {item.id: item for item in every}
         enis = {eni.id: eni for eni in inventory.enis}
         if not inventory.synced:
             unproven = {i: msgspec.structs.replace(item, usable=False) for i, item in self.items.items()}
@@ -429,4 +434,4 @@ def _items(eni: EniView) -> Iterable[Item]:
     for address in eni.addresses:
         name = address.ipv4 or address.ipv6
         if name is not None:
-            yield Item(name, eni.id, address.ipv4, address.ipv6, address.primary, address.usable)
+            yield Item(name, eni.id, address.ipv4, address.ipv6, address.primary, address.usable, address.gone)

@@ -35,7 +35,11 @@ class Watermarks(msgspec.Struct, frozen=True):
 
 
 class Counts(msgspec.Struct, frozen=True):
-    """The items of the inventory by what they are; marked ones are counted apart, for they are on their way out."""
+    """The items of the inventory by what they are.
+
+    Marked ones are counted apart, for they are on their way out, and so are those that the cloud has taken away, though
+    a sandbox may hold them: neither is among what eni_manager counts when it meets a demand.
+    """
 
     used: int
     idle: int
@@ -44,6 +48,7 @@ class Counts(msgspec.Struct, frozen=True):
     given_back: int
     waiting: int
     promised: int = 0
+    lost: int = 0
 
     @property
     def kept(self) -> int:
@@ -58,7 +63,7 @@ class Counts(msgspec.Struct, frozen=True):
 
 def count(pool: Pool, waiting: int, now: float) -> Counts:
     """Sort the pool's items by what they are at `now`."""
-    states = [pool.state(item, now) for item in pool.items]
+    states = [pool.state(item.id, now) for item in pool.items.values() if not item.gone]
     return Counts(
         used=sum(state in (ItemState.GRANTING, ItemState.LEASED, ItemState.RELEASING) for state in states),
         idle=states.count(ItemState.IDLE),
@@ -66,6 +71,7 @@ def count(pool: Pool, waiting: int, now: float) -> Counts:
         unusable=states.count(ItemState.UNUSABLE),
         given_back=states.count(ItemState.GIVEN_BACK),
         waiting=waiting,
+        lost=len(pool.items) - len(states),
         promised=states.count(ItemState.PROMISED),
     )
 

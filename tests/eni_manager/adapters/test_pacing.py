@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from services.eni_manager.adapters.pacing import Bucket, Buckets, Urgency, urgency
+from services.eni_manager.adapters.pacing import Bucket, Urgency, urgency
 
 
 async def called(bucket: Bucket, name: str, log: list[str], how: Urgency = Urgency.BACKGROUND) -> None:

@@ -224,3 +224,22 @@ def test_check_sees_a_lease_under_anothers_key() -> None:
     pool.host_links = {lease.host_link: key("b")}
     with pytest.raises(BrokenInvariant, match="another's key"):
         pool.check()
+
+
+def test_a_leased_address_that_the_cloud_took_is_a_difference() -> None:
+    pool = pool_of(one_eni(2))
+    held = grant(pool, wish("a"), 0)
+    gone = msgspec.structs.replace(item(1, usable=False), gone=True)
+    pool.observe(inventory(eni(1, gone, item(2))), 1)
+    assert pool.differences() == {
+        held.key: f"{ip(1)} is leased to {held.pod}, but the cloud has taken it away from eni-1"
+    }
+
+
+@pytest.mark.parametrize("order", [(1, 2), (2, 1)])
+def test_an_address_that_another_eni_of_ours_has_now_is_there(order: tuple[int, int]) -> None:
+    gone = msgspec.structs.replace(item(1, usable=False), gone=True)
+    views = {1: eni(1, gone), 2: eni(2, item(1))}
+    pool = pool_of(inventory(*(views[n] for n in order)))
+    assert pool.items[ip(1)].eni == "eni-2"
+    assert grant(pool, wish("a"), 0).eni_id == "eni-2"

@@ -128,6 +128,17 @@ def test_count() -> None:
     assert found.kept == 5
 
 
+def test_what_the_cloud_has_taken_away_is_not_held() -> None:
+    """eni_manager does not count it either: one side counting it would buy an address too many for each."""
+    pool = pool_of(one_eni(3))
+    grant(pool, wish("a"), 0)
+    taken = msgspec.structs.replace(item(1, primary=True, usable=False), gone=True)
+    pool.observe(inventory(eni(1, taken, item(2), item(3))), 1)
+    found = count(pool, 0, 2)
+    assert found == Counts(used=0, idle=2, cooling=0, unusable=0, given_back=0, waiting=0, lost=1)
+    assert needed(found, Watermarks(0, 5), 30) == 2
+
+
 def test_surplus_takes_the_emptiest_eni_first_and_no_primary_of_an_eni_that_stays() -> None:
     busy = eni(1, item(1, primary=True), item(2), item(3))
     calm = eni(2, item(11, primary=True), item(12), item(13))

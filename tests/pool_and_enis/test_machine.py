@@ -1,0 +1,383 @@
+"""ipam and eni_manager against a model of the cloud: whatever happens in whatever order, nothing doubles or leaks.
+
+Pods come and go, repeatedly and out of order; either service dies at any await and starts again; answers are lost,
+calls throttled, vSwitches exhausted; people delete ENIs and take addresses away; listings and metadata are old. After
+each step the invariants below hold, and at the end, when the weather has cleared, both sides and the cloud agree.
+
+POOL_AND_ENIS_STEPS sets how many steps are made (the nightly run makes 100,000).
+"""
+
+import asyncio
+import logging
+import os
+import random
+from typing import Any
+
+import hypothesis.strategies as st
+import msgspec
+import pytest
+from hypothesis import settings
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from services.eni_manager.core.machine import State
+from services.eni_manager.core.model import Eni, SlotState
+from services.ipam.core import sizing
+from services.ipam.core.allocate import Wish
+from services.ipam.core.pool import Phase, item_id
+from shared.contracts.ipam import Lease
+from shared.errors import Conflict, Exhausted, SuiteError, Unavailable
+from shared.model import AttachmentKey, Ip, PodKey
+from tests.pool_and_enis.cloud import INSTANCE, ModelCloud
+from tests.pool_and_enis.node import EniLife, IpamLife, Wire, disks
+from tests.pool_and_enis.virtual_time import VirtualLoop
+
+STEPS = int(os.environ.get("POOL_AND_ENIS_STEPS", "3000"))
+STEPS_PER_LIFE = 50
+ADD_WITHIN_S = 60.0
+CONTAINERS = [f"c{n}" for n in range(16)]
+PASSING = ("lost", "throttled", "unreachable")
+
+
+class Bugs(logging.Handler):
+    """What our loops survive, but must not have to."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.seen: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        if error is not None and not isinstance(error, SuiteError):
+            self.seen.append(f"{record.msg}: {error!r}")
+
+
+class Sandbox:
+    """One sandbox's story as the gateway knows it."""
+
+    def __init__(self, name: str, pod: str, sticky: bool) -> None:
+        self.wish = Wish(AttachmentKey("terway", name, "eth0"), PodKey("default", pod), sticky=sticky)
+        self.adding: asyncio.Task[Lease] | None = None
+        self.ends = 0.0
+        self.lease: Lease | None = None
+        self.failed = ""
+
+
+class PoolAndEnis(RuleBasedStateMachine):
+    @initialize(seed=st.integers(0, 2**32))
+    def begin(self, seed: int) -> None:
+        self.loop = VirtualLoop()
+        self.bugs = Bugs()
+        logging.getLogger("services").addHandler(self.bugs)
+        self.cloud = ModelCloud(random.Random(seed))
+        self.ipam_disk, self.eni_disk = disks()
+        self.lives = 0
+        self.eni: EniLife | None = None
+        self.ipam: IpamLife | None = None
+        self.wire = Wire(lambda: self.eni)
+        self.sandboxes: dict[str, Sandbox] = {}
+        self.start_eni_manager()
+        self.start_ipam()
+        self.pass_time(5.0)
+
+    # ---- pods
+
+    @rule(name=st.sampled_from(CONTAINERS), pod=st.sampled_from(["", "db-0"]))
+    def add(self, name: str, pod: str) -> None:
+        """A new sandbox, or the runtime asks once more about one."""
+        sandbox = self.sandboxes.setdefault(name, Sandbox(name, pod or f"pod-{name}", bool(pod)))
+        if sandbox.adding is None and sandbox.lease is None and self.ipam is not None:
+            sandbox.ends = self.loop.time() + ADD_WITHIN_S
+            sandbox.adding = self.loop.create_task(self._add(sandbox, self.ipam))
+        self.pass_time(0.05)
+
+    async def _add(self, sandbox: Sandbox, ipam: IpamLife) -> Lease:
+        """As gateway and ipam's handler do it: lease, attachment, answer; undone where it fails."""
+        while ipam.ledger is None:
+            if ipam.task.done():
+                raise Unavailable("ipam has died")
+            await asyncio.sleep(0.01)
+        asked = asyncio.ensure_future(ipam.ledger.acquire(sandbox.wish, sandbox.ends))
+        await asyncio.wait([asked, ipam.task], return_when=asyncio.FIRST_COMPLETED)
+        if not asked.done():
+            asked.cancel()
+            raise Unavailable("ipam has died")
+        lease = asked.result()
+        eni = self.eni
+        if eni is None:
+            raise Unavailable("eni_manager is away")
+        await eni.journal.put_attachment(lease, netns="/n")
+        return lease
+
+    @rule(name=st.sampled_from(CONTAINERS))
+    def delete(self, name: str) -> None:
+        """DEL, of whatever there is, perhaps once more; kept and repeated by the gateway while somebody is away."""
+        sandbox = self.sandboxes.get(name)
+        if sandbox is None or self.ipam is None or self.eni is None or self.ipam.ledger is None:
+            return
+        gone = self.loop.create_task(self._delete(sandbox, self.ipam, self.eni))
+        self.pass_time(0.1)
+        if gone.done() and gone.exception() is None:
+            self.collect()
+            sandbox.lease = None
+            self.sandboxes.pop(name, None)
+        gone.cancel()
+
+    async def _delete(self, sandbox: Sandbox, ipam: IpamLife, eni: EniLife) -> None:
+        await eni.journal.drop_attachment(sandbox.wish.key)
+        assert ipam.ledger is not None
+        await ipam.ledger.release(sandbox.wish.key)
+
+    # ---- time and deaths
+
+    @rule(seconds=st.sampled_from([0.02, 0.3, 1.0, 3.0, 10.0, 40.0, 200.0]))
+    def pass_time(self, seconds: float) -> None:
+        self.cloud.snapshot()
+        self.loop.advance(seconds)
+        self.cloud.settle(self.loop.time())
+        self.collect()
+
+    @precondition(lambda self: self.eni is not None)
+    @rule(after=st.sampled_from([0.0, 0.0005, 0.01, 0.2, 1.5]))
+    def kill_eni_manager(self, after: float) -> None:
+        self.loop.advance(after)
+        assert self.eni is not None
+        self._end(self.eni)
+        self.eni = None
+
+    @precondition(lambda self: self.ipam is not None)
+    @rule(after=st.sampled_from([0.0, 0.0005, 0.0011, 0.01, 0.2]))
+    def kill_ipam(self, after: float) -> None:
+        self.loop.advance(after)
+        assert self.ipam is not None
+        self._end(self.ipam)
+        self.ipam = None
+
+    @precondition(lambda self: self.eni is None)
+    @rule()
+    def start_eni_manager(self) -> None:
+        self.lives += 1
+        self.eni = EniLife(self.loop, self.lives, self.cloud, self.eni_disk)
+
+    @precondition(lambda self: self.ipam is None)
+    @rule()
+    def start_ipam(self) -> None:
+        self.lives += 1
+        self.ipam = IpamLife(self.loop, self.lives, self.wire, self.ipam_disk)
+
+    def _end(self, life: EniLife | IpamLife) -> None:
+        life.kill()
+        self.loop.run_until_complete(_ended(life.task))
+        self.loop.advance(0.01)
+        self.collect()
+
+    # ---- weather and people
+
+    @rule(faults=st.lists(st.sampled_from(PASSING), min_size=1, max_size=3))
+    def calls_go_wrong(self, faults: list[str]) -> None:
+        if len(self.cloud.faults) < 6:
+            self.cloud.faults.extend(faults)
+
+    @rule(listings=st.integers(0, 1), metadata=st.integers(0, 2))
+    def answers_are_old(self, listings: int, metadata: int) -> None:
+        self.cloud.stale_listings, self.cloud.stale_metadata = listings, metadata
+
+    @rule(data=st.data())
+    def somebody_deletes_an_eni(self, data: st.DataObject) -> None:
+        if there := sorted(self.cloud.enis):
+            self.cloud.delete_outside(data.draw(st.sampled_from(there)))
+
+    @rule(data=st.data())
+    def somebody_takes_an_address(self, data: st.DataObject) -> None:
+        there = sorted((eni.id, ip) for eni in self.cloud.ours() for ip in eni.ips[1:])
+        if there:
+            self.cloud.unassign_outside(*data.draw(st.sampled_from(there)))
+
+    @rule(data=st.data())
+    def somebody_assigns_an_address(self, data: st.DataObject) -> None:
+        if there := sorted(eni.id for eni in self.cloud.ours() if eni.status == "InUse"):
+            self.cloud.assign_outside(data.draw(st.sampled_from(there)))
+
+    @rule()
+    def somebody_attaches_an_eni(self) -> None:
+        if sum(eni.tags.get("creator") != "terway" for eni in self.cloud.enis.values()) < 1:
+            self.cloud.foreign()
+
+    @rule(name=st.sampled_from("ab"), keep=st.integers(0, 3))
+    def others_fill_a_vswitch(self, name: str, keep: int) -> None:
+        hoard = self.cloud.hoards[name]
+        if hoard:
+            self.cloud.free[name] += hoard
+            hoard.clear()
+        else:
+            hoard += self.cloud.free[name][keep:]
+            del self.cloud.free[name][keep:]
+
+    # ---- what must hold
+
+    def collect(self) -> None:
+        """Take over what came of the ADDs that have ended."""
+        for sandbox in self.sandboxes.values():
+            adding = sandbox.adding
+            if adding is None or not adding.done():
+                continue
+            sandbox.adding = None
+            error = adding.exception()
+            sandbox.failed = repr(error)
+            if error is None:
+                sandbox.lease = adding.result()
+            else:
+                assert isinstance(error, Unavailable | Exhausted | Conflict), repr(error)
+
+    def leases(self) -> list[Lease]:
+        rows = self.ipam_disk.connection.execute("SELECT lease FROM leases").fetchall()
+        return [msgspec.json.decode(row[0], type=Lease) for row in rows]
+
+    @invariant()
+    def no_address_is_in_two_leases(self) -> None:
+        for known in (self.leases(), [s.lease for s in self.sandboxes.values() if s.lease is not None]):
+            held = [lease.ipv4 for lease in known]
+            assert len(held) == len(set(held)), f"doubled: {sorted(map(str, held))}"
+
+    @invariant()
+    def what_was_answered_is_durable(self) -> None:
+        durable = {lease.key: lease.ipv4 for lease in self.leases()}
+        for sandbox in self.sandboxes.values():
+            if sandbox.lease is not None:
+                assert durable.get(sandbox.wish.key) == sandbox.lease.ipv4
+
+    @invariant()
+    def a_leased_address_is_assigned_unless_people_took_it(self) -> None:
+        here = self.cloud.here()
+        for lease in self.leases():
+            ip = item_id(lease)
+            assert ip in here or ip in self.cloud.taken, f"{ip} of {lease.pod} is not assigned, and nobody took it"
+
+    @invariant()
+    def foreign_enis_are_never_touched(self) -> None:
+        for eni in self.cloud.enis.values():
+            if eni.tags.get("creator") != "terway":
+                assert (eni.status, eni.instance, len(eni.ips)) == ("InUse", INSTANCE, 1)
+
+    @invariant()
+    def counts_equal_a_recount(self) -> None:
+        if self.ipam is not None and self.ipam.ledger is not None:
+            pool = self.ipam.ledger.pool
+            pool.check()
+            counts = sizing.count(pool, 0, self.loop.time())
+            assert counts.kept + counts.given_back + counts.lost == len(pool.items)
+            durable = {key for key, hold in pool.holds.items() if hold.phase is Phase.LEASED}
+            assert durable <= {lease.key for lease in self.leases()}
+        if self.eni is not None and self.eni.world is not None:
+            self.recount(self.eni)
+
+    def recount(self, life: EniLife) -> None:
+        """ipam is shown what there is."""
+        shown = [
+            address.ipv4
+            for view in life.fleet.inventory(0.0).enis
+            for address in view.addresses
+            if address.usable and address.ipv4
+        ]
+        ready = [eni for eni in life.fleet.enis.values() if eni.state is State.READY]
+        assert sorted(shown) == sorted(slot.item for eni in ready for slot in eni.in_state(SlotState.VALID))
+
+    @invariant()
+    def every_add_ends_in_time(self) -> None:
+        for sandbox in self.sandboxes.values():
+            late = self.loop.time() - sandbox.ends
+            assert sandbox.adding is None or late < 0.5, f"{sandbox.wish.key} has waited {late:.1f} s too long"
+
+    @invariant()
+    def nothing_has_died_of_a_bug(self) -> None:
+        assert self.bugs.seen == []
+        for life in (self.eni, self.ipam):
+            if life is not None and life.task.done():
+                life.task.result()
+                raise AssertionError("a service has ended")
+
+    # ---- the end
+
+    def teardown(self) -> None:
+        if not hasattr(self, "loop"):
+            return
+        try:
+            self._clears_up()
+        finally:
+            for life in (self.eni, self.ipam):
+                if life is not None:
+                    self._end(life)
+            logging.getLogger("services").removeHandler(self.bugs)
+            self.loop.close()
+
+    def _clears_up(self) -> None:
+        """The weather clears, what was asked is repeated: all that is ours is known, and all that is known is there."""
+        self.cloud.faults.clear()
+        self.cloud.stale_listings = self.cloud.stale_metadata = 0
+        for name, hoard in self.cloud.hoards.items():
+            self.cloud.free[name] += hoard
+            hoard.clear()
+        if self.eni is None:
+            self.start_eni_manager()
+        if self.ipam is None:
+            self.start_ipam()
+        for _ in range(30):
+            self.pass_time(60.0)
+        self._agree()
+        for name in list(self.sandboxes):
+            self.delete(name)
+        assert self.sandboxes == {}
+        left = self.leases()
+        assert left == [], "every sandbox is gone"
+        for _ in range(20):
+            self.pass_time(60.0)
+        self._agree()
+        unused = sum(len(eni.ips) for eni in self.cloud.ours())
+        assert 1 <= unused <= 3 + 1, f"{unused} addresses are kept for nobody"
+        self.add("c0", "")
+        self.pass_time(20.0)
+        assert self.sandboxes["c0"].lease is not None, f"a node at peace serves a pod: {self._pool_story()}"
+
+    def _pool_story(self) -> object:
+        assert self.ipam is not None
+        assert self.ipam.ledger is not None
+        pool, now = self.ipam.ledger.pool, self.loop.time()
+        items = {ip: (item.eni, pool.state(ip, now), pool.story(ip)) for ip, item in pool.items.items()}
+        assert self.eni is not None
+        return self.sandboxes["c0"].failed, items, pool.capacity, pool.blocked, self.eni.fleet.enis
+
+    def _agree(self) -> None:
+        assert self.eni is not None
+        assert self.ipam is not None
+        assert self.ipam.ledger is not None
+        fleet, pool = self.eni.fleet, self.ipam.ledger.pool
+        believed = {eni.id: eni for eni in fleet.enis.values()}
+        story: Any = {eni.name: (eni.state, sorted(eni.slots.items()), eni.story) for eni in fleet.enis.values()}
+        assert fleet.synced, fleet.troubles
+        journal = {row[0]: row[1] for row in self.eni_disk.connection.execute("SELECT name, body FROM eni")}
+        assert {name: msgspec.json.decode(body, type=Eni) for name, body in journal.items()} == fleet.enis
+        for seen in self.cloud.ours():
+            assert seen.id in believed, f"{seen} is ours and nobody knows of it: {story}"
+            eni = believed[seen.id]
+            assert eni.state is State.READY, (seen, story, fleet.troubles)
+            live = {item for item, slot in eni.slots.items() if slot.state is not SlotState.MISSING}
+            assert live == set(seen.ips), (seen, story)
+        here = self.cloud.here()
+        reported = pool.differences()
+        for lease in self.leases():
+            ip = item_id(lease)
+            if here.get(ip) != lease.eni_id:
+                assert lease.key in reported, f"{ip} of {lease.pod} is lost, and nobody says so: {story}"
+        kept: set[Ip] = {item for lease in self.leases() for item in [item_id(lease)]}
+        for eni in fleet.enis.values():
+            gone = eni.id not in self.cloud.enis
+            assert not gone or kept & set(eni.slots), f"{eni.name} is gone, unused, and not forgotten: {story}"
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    await asyncio.wait([task])
+
+
+TestPoolAndEnis = pytest.mark.timeout(max(120, STEPS // 50))(PoolAndEnis.TestCase)
+TestPoolAndEnis.settings = settings(
+    max_examples=max(1, STEPS // STEPS_PER_LIFE), stateful_step_count=STEPS_PER_LIFE, deadline=None
+)
