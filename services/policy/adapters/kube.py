@@ -195,7 +195,7 @@ class Inputs:
 
     def _start(self, tasks: asyncio.TaskGroup, resource: Resource, kind: type[objects.Object]) -> _Watch:
         def on_change(change: Change[Seen]) -> None:
-            self._on_change(resource, kind, change)
+            self.on_change(resource, kind, change)
 
         log.info("input_found", resource=str(resource), version=resource.version)
         reflector = Reflector(
@@ -212,7 +212,8 @@ class Inputs:
 
     # ---- changes
 
-    def _on_change(self, resource: Resource, kind: type[objects.Object], change: Change[Seen]) -> None:
+    def on_change(self, resource: Resource, kind: type[objects.Object], change: Change[Seen]) -> None:
+        """What a mirror says of a kind."""
         match change:
             case Applied(seen):
                 match seen.take():

@@ -63,6 +63,11 @@ class Datastore:
     def __len__(self) -> int:
         return len(self._packed)
 
+    @property
+    def shared(self) -> int:
+        """How many shared parts there are, of all endpoints."""
+        return len(self._shared)
+
     def set(self, key: v1.Key, value: v1.Value | None) -> None:
         """The thing has this content now; None: it does not exist."""
         before = self._packed.pop(key, None)

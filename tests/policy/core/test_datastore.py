@@ -1,0 +1,73 @@
+"""What is packed comes out as it went in, and what is shared lives as long as somebody shares it."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.policy.core import v1
+from services.policy.core.datastore import Datastore, pod_at, values
+
+texts = st.text(max_size=8)
+labels = st.dictionaries(texts, texts, max_size=3)
+ports = st.lists(st.builds(v1.EndpointPort, texts, st.sampled_from(["tcp", "udp"]), st.integers(0, 65535)), max_size=2)
+endpoints = st.builds(
+    v1.WorkloadEndpoint,
+    state=st.just("active"),
+    name=texts,
+    active_instance_id=texts,
+    profile_ids=st.lists(texts, max_size=2).map(tuple),
+    ipv4_nets=st.lists(st.sampled_from(["10.0.0.1/32", "10.0.0.2/32"]), max_size=2).map(tuple),
+    ipv6_nets=st.lists(st.just("fd00::1/128"), max_size=1).map(tuple),
+    ipv4_nat=st.lists(st.builds(v1.AddressMap, texts, texts), max_size=1).map(tuple),
+    labels=labels,
+    ports=ports.map(tuple),
+    generate_name=texts,
+)
+policies = st.builds(
+    v1.Policy,
+    namespace=texts,
+    order=st.none() | st.floats(allow_nan=False),
+    selector=texts,
+    inbound_rules=st.lists(st.builds(v1.Rule, action=texts, protocol=st.none() | texts | st.integers(0, 255))).map(
+        tuple
+    ),
+)
+pairs = st.tuples(
+    st.builds(v1.WorkloadKey, texts, st.just("k8s"), st.sampled_from(["x/a", "x/b", "x/c"]), st.just("eth0")),
+    st.none() | endpoints,
+) | st.tuples(st.builds(v1.PolicyKey, texts), st.none() | policies)
+
+
+@given(st.lists(pairs, max_size=20))
+def test_as_a_dictionary(changes: list[tuple[v1.Key, v1.Value | None]]) -> None:
+    store, model = Datastore(), dict[v1.Key, v1.Value]()
+    for key, value in changes:
+        store.set(key, value)
+        if value is None:
+            model.pop(key, None)
+        else:
+            model[key] = value
+        assert dict(values(store.copy())) == model
+    assert len(store) == len(model)
+    assert store.count(v1.PolicyKey) == sum(isinstance(key, v1.PolicyKey) for key in model)
+    for key in model:
+        store.set(key, None)
+    assert not store.copy()
+    assert store.shared == 0
+
+
+def test_replicas_share() -> None:
+    store = Datastore()
+    for number in range(10):
+        key = v1.WorkloadKey("n", "k8s", f"x/web-{number}", "eth0")
+        store.set(key, v1.WorkloadEndpoint(name=f"cali{number}", ipv4_nets=(f"10.0.0.{number}/32",), labels={"a": "b"}))
+    assert store.shared == 1
+    assert pod_at(store.copy(), "10.0.0.7") == "x/web-7"
+    assert pod_at(store.copy(), "10.0.0.77") is None
+
+
+def test_a_copy_stays_as_it_was() -> None:
+    store, key = Datastore(), v1.TierKey("t")
+    store.set(key, v1.Tier(order=1.0))
+    copy = store.copy()
+    store.set(key, v1.Tier(order=2.0))
+    assert dict(values(copy)) == {key: v1.Tier(order=1.0)}
