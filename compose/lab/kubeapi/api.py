@@ -17,7 +17,7 @@ from compose.lab.kubeapi import allocation, crds, patches, rules, status
 from compose.lab.kubeapi.kinds import Kind, Kinds
 from compose.lab.kubeapi.selectors import Matches, selects
 from compose.lab.kubeapi.store import Expired, Name, Store
-from compose.lab.kubeapi.validation import shapes, validate
+from compose.lab.kubeapi.validation import decoding, validate
 
 Json = dict[str, Any]
 
@@ -49,7 +49,6 @@ class DeleteOptions(msgspec.Struct, frozen=True, kw_only=True):
     grace_s: int | None = None
     uid: str = ""
     resource_version: str = ""
-    propagation: str = ""
 
 
 class _Continue(msgspec.Struct, frozen=True):
@@ -175,7 +174,7 @@ class Api:
                 raise status.unsupported_media(ACCEPTED_PATCHES)
         try:
             updated = rules.updated(current, new, kind, part=part, strict=strict)
-        except shapes.Undecodable as error:
+        except decoding.Undecodable as error:
             raise status.invalid_patch(new, error.why) from error
         return self._put(kind, name, old, updated)
 

@@ -9,7 +9,7 @@ from typing import Any
 from compose.lab.kubeapi.defaults import set_defaults
 from compose.lab.kubeapi.kinds import Kind
 from compose.lab.kubeapi.status import bad_request, conflict, internal
-from compose.lab.kubeapi.validation import shapes
+from compose.lab.kubeapi.validation import decoding
 
 Json = dict[str, Any]
 
@@ -22,7 +22,7 @@ def read(body: Any, kind: Kind, *, strict: bool) -> Json:
     if not isinstance(body, dict):
         raise bad_request("the body is no Kubernetes object")
     _same_kind(body, kind)
-    obj = shapes.read(kind, copy.deepcopy(body), strict=strict)
+    obj = decoding.read(kind, copy.deepcopy(body), strict=strict)
     obj.setdefault("metadata", {}).pop("managedFields", None)  # nobody keeps them here
     return obj | {"apiVersion": kind.api_version, "kind": kind.kind}
 

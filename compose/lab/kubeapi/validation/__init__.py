@@ -1,7 +1,7 @@
 """What an API server refuses: every rule for the built-in kinds that the project reads. Pure.
 
     fields.py            places and complaints            forms.py     forms of names, addresses, ports
-    metadata.py          every object, and selectors      shapes.py    which fields there are, and their types
+    metadata.py          every object, and selectors      schemas.py, decoding.py   fields and their types
     network_policies.py  pods.py  services.py  core.py    the kinds' own rules
 
 The rules, their order and their words are those of Kubernetes 1.32. Other kinds have their metadata checked only.

@@ -10,10 +10,9 @@ from compose.lab.kubeapi.api import Api
 from compose.lab.kubeapi.kinds import Kinds
 from compose.lab.kubeapi.status import Refusal
 from compose.lab.kubeapi.store import Store
-from compose.lab.kubeapi.validation import shapes
-from compose.lab.kubeapi.validation.shapes import Fields, ListOf, MapOf, Shape
+from compose.lab.kubeapi.validation.schemas import SCHEMAS, Fields, ListOf, MapOf, Shape
 
-KINDS = [kind for kind in Kinds() if kind.collection in shapes._SHAPES]
+KINDS = [kind for kind in Kinds() if kind.collection in SCHEMAS]
 MERGE = "application/merge-patch+json"
 
 odd = st.sampled_from([None, True, 0, -1, 1 << 40, 1.5, "", "-", "x" * 300, [], {}, [None], {"": None}])
@@ -79,7 +78,7 @@ SOUND: dict[str, Any] = {
 def bodies(draw: st.DrawFn, index: int) -> Any:
     """A body for the kind: with everything required and one part more, or with anything at all."""
     kind, astray = KINDS[index], draw(st.booleans())
-    known = dict(shapes._SHAPES[kind.collection].known)
+    known = dict(SCHEMAS[kind.collection].known)
     del known["apiVersion"], known["kind"]
     metadata = draw(values(known.pop("metadata"), astray=True)) if astray else {}
     body = draw(values(Fields(known), astray=astray))

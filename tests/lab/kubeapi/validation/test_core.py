@@ -6,7 +6,7 @@ import pytest
 
 from compose.lab.kubeapi.defaults import set_defaults
 from compose.lab.kubeapi.kinds import Kinds
-from compose.lab.kubeapi.validation import problems_of, shapes
+from compose.lab.kubeapi.validation import decoding, problems_of
 
 KINDS = Kinds()
 PORT_RANGE = "must be between 1 and 65535, inclusive"
@@ -20,7 +20,7 @@ def made(plural: str, body: dict[str, Any], *, group: str = "") -> dict[str, Any
     kind = KINDS.built_in(group, plural)
     home = {"namespace": "default"} if kind.namespaced else {}
     whole = body | {"metadata": {"name": "a"} | home | body.get("metadata", {})}
-    return set_defaults(kind, shapes.read(kind, whole))
+    return set_defaults(kind, decoding.read(kind, whole))
 
 
 def said(plural: str, body: dict[str, Any], old: dict[str, Any] | None = None, *, group: str = "") -> list[str]:

@@ -7,7 +7,7 @@ import pytest
 from compose.lab.kubeapi.defaults import set_defaults
 from compose.lab.kubeapi.kinds import Kinds
 from compose.lab.kubeapi.status import Refusal
-from compose.lab.kubeapi.validation import problems_of, shapes, validate
+from compose.lab.kubeapi.validation import decoding, problems_of, validate
 
 KIND = Kinds().built_in("networking.k8s.io", "networkpolicies")
 NAME_PART = (
@@ -19,7 +19,7 @@ NAME_PART = (
 
 def policy(**spec: Any) -> dict[str, Any]:
     body = {"metadata": {"name": "p", "namespace": "default"}, "spec": {"podSelector": {}, **spec}}
-    return set_defaults(KIND, shapes.read(KIND, body))
+    return set_defaults(KIND, decoding.read(KIND, body))
 
 
 def said(**spec: Any) -> list[str]:
@@ -241,7 +241,7 @@ def test_what_is_left_unsaid_is_filled_in() -> None:
 
 def test_unknown_fields_are_dropped_or_refused() -> None:
     body = {"metadata": {"name": "p"}, "spec": {"podselector": {}, "ingress": [{"form": []}]}}
-    assert shapes.read(KIND, body)["spec"] == {"ingress": [{}]}
+    assert decoding.read(KIND, body)["spec"] == {"ingress": [{}]}
     with pytest.raises(Refusal, match=r'strict decoding error: unknown field "spec.podselector", unknown field') as no:
-        shapes.read(KIND, body, strict=True)
+        decoding.read(KIND, body, strict=True)
     assert no.value.code == 400
