@@ -106,10 +106,10 @@ class Report:
         def gauge(name: str, help: str, value: Callable[[], float]) -> None:
             computed_gauge(registry, name, help, lambda: [((), value())])
 
-        cluster = self._live.cluster
-        gauge("felix_active_local_endpoints", "Endpoints of this node", lambda: self.counts().active_endpoints)
-        gauge("felix_active_local_policies", "Policies that apply on this node", lambda: len(cluster.state.policies))
-        gauge("felix_active_local_ip_sets", "IP sets that rules on this node use", lambda: len(cluster.state.sets))
+        cluster, state = self._live.cluster, self._live.cluster.state
+        gauge("felix_active_local_endpoints", "Endpoints of this node", lambda: len(state.workloads) + len(state.hosts))
+        gauge("felix_active_local_policies", "Policies that apply on this node", lambda: len(state.policies))
+        gauge("felix_active_local_ip_sets", "IP sets that rules on this node use", lambda: len(state.sets))
         gauge("felix_cluster_num_hosts", "Hosts with endpoints", cluster.store.hosts)
         for name, help, kind in (
             ("workload_endpoints", "Pods with a network of their own", v1.WorkloadKey),
@@ -118,5 +118,5 @@ class Report:
             ("profiles", "Profiles, namespaces and service accounts", v1.ProfileRulesKey),
         ):
             gauge(f"felix_cluster_num_{name}", f"{help} in the cluster", partial(cluster.store.count, kind))
-        gauge("terway_policy_in_sync", "Whether everything has been heard once", lambda: int(cluster.state.in_sync))
+        gauge("terway_policy_in_sync", "Whether everything has been heard once", lambda: int(state.in_sync))
         gauge("terway_policy_invalid_objects", "Objects that are not as they should be", lambda: len(cluster.problems))

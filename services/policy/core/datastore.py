@@ -4,6 +4,7 @@ A node's graph keeps of other nodes' endpoints only what IP sets need. Whoever a
 values wait as bytes, at a third of what they cost as objects.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
@@ -59,6 +60,8 @@ class Datastore:
     def __init__(self) -> None:
         self._packed: dict[v1.Key, bytes | Pod] = {}
         self._shared: dict[bytes, _Shared] = {}
+        self._counts: Counter[type[v1.Key] | str] = Counter()
+        """Things of a kind, and endpoints on a host."""
 
     def __len__(self) -> int:
         return len(self._packed)
@@ -71,12 +74,22 @@ class Datastore:
     def set(self, key: v1.Key, value: v1.Value | None) -> None:
         """The thing has this content now; None: it does not exist."""
         before = self._packed.pop(key, None)
+        self._count(key, (value is not None) - (before is not None))
         if isinstance(value, v1.WorkloadEndpoint):
             self._packed[key] = self._split(value)
         elif value is not None:
             self._packed[key] = _ENCODE(value)
         if isinstance(before, Pod):
             self._release(before.shared)
+
+    def _count(self, key: v1.Key, change: int) -> None:
+        if not change:
+            return
+        named = (type(key), key.host) if isinstance(key, v1.WorkloadKey | v1.HostEndpointKey) else (type(key),)
+        for name in named:
+            self._counts[name] += change
+            if not self._counts[name]:
+                del self._counts[name]
 
     def _split(self, value: v1.WorkloadEndpoint) -> Pod:
         own = _Own(value.name, value.ipv4_nets, value.ipv6_nets, value.active_instance_id)
@@ -93,11 +106,11 @@ class Datastore:
 
     def count(self, kind: type[v1.Key]) -> int:
         """How many things of a kind there are."""
-        return sum(type(key) is kind for key in self._packed)
+        return self._counts[kind]
 
     def hosts(self) -> int:
         """How many hosts have an endpoint."""
-        return len({key.host for key in self._packed if isinstance(key, v1.WorkloadKey | v1.HostEndpointKey)})
+        return sum(isinstance(name, str) for name in self._counts)
 
     def copy(self) -> Packed:
         """As it is now."""

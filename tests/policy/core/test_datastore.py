@@ -48,6 +48,7 @@ def test_as_a_dictionary(changes: list[tuple[v1.Key, v1.Value | None]]) -> None:
             model[key] = value
         assert dict(values(store.copy())) == model
     assert len(store) == len(model)
+    assert store.hosts() == len({key.host for key in model if isinstance(key, v1.WorkloadKey)})
     assert store.count(v1.PolicyKey) == sum(isinstance(key, v1.PolicyKey) for key in model)
     for key in model:
         store.set(key, None)
