@@ -1,9 +1,11 @@
 """Three nodes of a fabric and what one does on them: packets in, packets counted."""
 
 import asyncio
+import functools
 import secrets
 import socket
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from compose.lab.fabric import kernel, names
 from compose.lab.fabric.port import Subnet
 from compose.lab.fabric.script import Plan
 from compose.lab.fabric.vpc import VpcFabric
+from compose.lab.waiting import until
 from shared.model import Cidr, Ip, Mac
 
 A = Subnet(
@@ -83,9 +86,15 @@ class Nodes:
 
     async def add_pods(self, node: str, *addresses: str, table: str = "1001") -> None:
         """Addresses that the node answers for, whether they are assigned or not; they leave by the table's ENI."""
-        await self.ip(node, *(f"address add {pod} dev lo" for pod in addresses))
+        await self.ip(node, *(f"address add {pod} dev lo{' nodad' if ':' in pod else ''}" for pod in addresses))
+        await until(functools.partial(self._no_local_route, node, addresses), what=f"pods of {node}", within_s=5)
         for pod in addresses:  # ip takes a batch's rules for IPv4
             await self.run(node, "ip", "-6" if ":" in pod else "-4", "rule", "add", "from", pod, "lookup", table)
+
+    async def _no_local_route(self, node: str, addresses: Iterable[str]) -> str:
+        """IPv6 addresses work a moment after they have been added."""
+        local = (await self.run(node, "ip", "-6", "route", "show", "table", "local")).stdout.split()
+        return ", ".join(pod for pod in addresses if ":" in pod and pod not in local)
 
     async def ip(self, node: str, *lines: str) -> None:
         await asyncio.to_thread(kernel.inside, self.netns(node), lambda: kernel.ip(lines))

@@ -253,7 +253,7 @@ async def test_an_address_that_moves_takes_no_connection_with_it(guarded: Guarde
     await nodes.fabric.define_group(SecurityGroup("sg-closed"))
     await nodes.fabric.guard("eni-node3", ("sg-closed",))
     for node in ("node1", "node3"):
-        await nodes.ip(node, f"address add {moving} dev lo")
+        await nodes.add_pods(node, moving, table="main")
     await nodes.fabric.assign("eni-node1", (moving,))
     with await nodes.bind("node2", far, 5000) as peer, await nodes.bind("node1", moving, 5000) as old:
         await exchange(peer, old)
