@@ -7,6 +7,7 @@ from typing import NamedTuple
 import msgspec
 
 from services.eni_manager.adapters.imds import BASE_URL
+from services.eni_manager.core.preflight import OPEN_MODES, closed_gate
 from shared.config import ConfigError, load
 from shared.eni_conf import EniConf, load_eni_conf
 from shared.model import Mode
@@ -17,6 +18,8 @@ class EniManagerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     mode: Mode = Mode.SHARED_VETH
     """How pods get their address."""
+    allowed_modes: tuple[Mode, ...] = OPEN_MODES
+    """The gate: modes that may run on this cluster. IPvlan and exclusive ENIs are not among them unless listed."""
     mtu: int = 1500
     """Of pods' and ENIs' interfaces, where the CNI configuration states no other."""
     http_host: str = "127.0.0.1"
@@ -46,6 +49,8 @@ class EniManagerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         problems = []
+        if closed := closed_gate(self.mode, self.allowed_modes):
+            problems.append(f"mode: {closed}")
         if self.mode is not Mode.SHARED_VETH:
             problems.append(
                 f"mode: {self.mode} is not available in this version; set it to {Mode.SHARED_VETH} or leave it out"

@@ -14,13 +14,14 @@ from typing import Any, Protocol
 import aiohttp
 from aiohttp import web
 
-from services.eni_manager.adapters import credentials, host
+from services.eni_manager.adapters import credentials, host, kernel
 from services.eni_manager.adapters.ecs import Ecs
 from services.eni_manager.adapters.imds import Metadata
 from services.eni_manager.adapters.journal import Journal
 from services.eni_manager.adapters.openapi import Endpoints, OpenApi
 from services.eni_manager.adapters.pacing import Buckets
 from services.eni_manager.config import Settings
+from services.eni_manager.core import preflight
 from services.eni_manager.core.fleet import Fleet
 from services.eni_manager.core.model import limits
 from services.eni_manager.core.wiring.values import Node as Host
@@ -47,11 +48,11 @@ from shared.contracts.eni import (
     Unplugged,
 )
 from shared.dump import dump_pretty
-from shared.errors import SuiteError, Unavailable
+from shared.errors import Refused, SuiteError, Unavailable
 from shared.health import Health
 from shared.http import HttpFace
 from shared.lifecycle import InstanceLock
-from shared.model import Ip
+from shared.model import Ip, Mode
 from shared.reconcile import ReconcileLoop
 from shared.rpc.server import Server
 
@@ -81,9 +82,11 @@ class Wiring(Wires, Protocol):
 
 
 async def serve(node: NodeConfig, settings: Settings, stop: asyncio.Event, *, wiring: Wiring | None = None) -> None:
-    """Serve until `stop` is set. Refused: another instance runs, or the port is taken."""
+    """Serve until `stop` is set. Refused: another instance runs, the port is taken, the kernel lacks something."""
     async with AsyncExitStack() as opened:
         opened.enter_context(InstanceLock(node.lock("eni_manager")))
+        if wiring is None:
+            await require_kernel(settings.own.mode)
         journal = await opened.enter_async_context(await Journal.open(node.database("eni_manager")))
         health = Health()
         if wiring is None:
@@ -92,6 +95,13 @@ async def serve(node: NodeConfig, settings: Settings, stop: asyncio.Event, *, wi
             wiring = Dataplane(own, journal, symmetric=settings.own.symmetric_routing, reporter=reporter)
         await opened.enter_async_context(wiring)
         await _Service(node, settings, journal, wiring, health).run(stop)
+
+
+async def require_kernel(mode: Mode) -> None:
+    """Refused, before anything is changed: the kernel cannot carry the mode; it names what is missing."""
+    needs = preflight.NEEDS[mode]
+    if lacking := preflight.kernel_lacks(mode, await asyncio.to_thread(kernel.known, needs)):
+        raise Refused(f"mode {mode} cannot run on this node: its kernel has no {', no '.join(lacking)}")
 
 
 def _own_address() -> Ip:
@@ -208,6 +218,9 @@ class _Service:
         async with aiohttp.ClientSession(trust_env=False) as session:
             metadata = Metadata(session, base_url=own.metadata_url, observe=self._metrics.metadata)
             world = self._world = await self._learn(session, metadata)
+            if lacking := preflight.instance_lacks(self._fleet.mode, world.node.kind):
+                self._refuse_instance("; ".join(lacking))
+                return
             async with asyncio.TaskGroup() as tasks:
                 loops = self._loops = Loops(world, tasks, in_sync=self._in_sync)
                 loops.resume()
@@ -226,6 +239,14 @@ class _Service:
                 )
                 tasks.create_task(self._decide.run(), name="placement")
                 tasks.create_task(compare.run(), name="comparison")
+
+    def _refuse_instance(self, why: str) -> None:
+        """Nothing is asked of the cloud. Pods that are wired stay so, and what there is no place for is told why."""
+        log.error("mode_refused", mode=self._fleet.mode, because=why)
+        self._in_sync.missing(why)
+        self._fleet.set_trouble("instance", why)
+        if not self._fleet.enis:
+            self._fleet.set_synced(True)
 
     async def _learn(self, session: aiohttp.ClientSession, metadata: Metadata) -> World:
         """Everything that needs the node's facts, as soon as they can be had."""

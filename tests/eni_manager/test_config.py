@@ -49,6 +49,12 @@ def test_every_problem_of_both_sections_at_once(file):
     ("given", "says"),
     [
         ({"mode": "exclusive-eni"}, "eni_manager.mode: exclusive-eni is not available in this version"),
+        (
+            {"mode": "exclusive-eni"},
+            "eni_manager.mode: exclusive-eni is not among allowed_modes (shared-veth, vpc-route)",
+        ),
+        ({"allowed_modes": ["vpc-route"]}, "eni_manager.mode: shared-veth is not among allowed_modes (vpc-route)"),
+        ({"allowed_modes": ["ipvlan"]}, "eni_manager.allowed_modes[0]"),
         ({"mtu": 9}, "eni_manager.mtu: expected 576 to 9000, got 9"),
         ({"scheme": "ftp"}, "eni_manager.scheme: expected http or https"),
         ({"endpoint_type": "inner"}, "eni_manager.endpoint_type: expected vpc or public"),

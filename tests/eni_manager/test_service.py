@@ -4,12 +4,15 @@ import asyncio
 import json
 import time
 
+import aiohttp
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from compose.lab.cloud import Fault
 from compose.lab.cloud.core.addresses import AddressSpace
 from compose.lab.cloud.core.api import ClientTokens
+from compose.lab.cloud.core.catalogue import TYPES
 from compose.lab.cloud.core.model import EniStatus, Tag, VSwitch
 from services.eni_manager.adapters.journal import Journal
 from services.eni_manager.core.drift import NODE_TAG
@@ -55,6 +58,29 @@ async def test_meets_demand_with_existing_enis_first(start, cloud):
         await eni.demand(12)
         await eni.until_usable(12)
         assert sorted(len(one.ipv4) for one in cloud.enis()) == [2, 10]
+
+
+@pytest.fixture
+def cloud_of_type_without_enis(cloud):
+    TYPES["ecs.none"] = replace(TYPES[cloud.instance.type], name="ecs.none", eni_quantity=1)
+    cloud.account.instances[cloud.instance.id] = replace(cloud.instance, type="ecs.none")
+    yield cloud
+    del TYPES["ecs.none"]
+
+
+async def test_an_instance_without_enis_is_refused_before_anything_is_made(start, cloud_of_type_without_enis):
+    cloud = cloud_of_type_without_enis
+    async with start() as eni, aiohttp.ClientSession() as session:
+        await eni.demand(3)
+        seen = await eni.until(lambda seen: "ecs.none" in seen.blocked)
+        assert "instance type ecs.none has no ENI besides the primary one" in seen.blocked
+        assert (seen.synced, seen.capacity) == (True, 0), "so that a pod is refused, and does not wait"
+        async with session.get(f"{eni.http}/readyz") as answer:
+            assert answer.status == 503 and "ecs.none" in await answer.text()
+        calls = cloud.cloud.calls
+        await eni.demand(4)
+        await eni.until(lambda later: later.blocked == seen.blocked)
+        assert (cloud.cloud.calls, cloud.enis()) == (calls, [])
 
 
 async def test_every_eni_is_marked_as_ours(start, cloud):
