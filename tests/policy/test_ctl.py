@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from services.ctl import main
-from tests.policy.test_cyclonus import LEGEND, cluster
+from tests.policy.clusters import LEGEND
+from tests.policy.test_cyclonus import cluster
 
 MANIFESTS = """
 apiVersion: v1

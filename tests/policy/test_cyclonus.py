@@ -7,16 +7,11 @@ from typing import Any
 
 import pytest
 
-from services.policy.core import messages, objects
-from services.policy.core.graph import Graph
-from services.policy.core.intake import Intake
 from services.policy.core.matrix import Place, Probe, judged
 from services.policy.core.profiles import PROFILES, Compat
-from services.policy.core.state import State
+from tests.policy.clusters import LEGEND, Cluster, workload
 
 Json = Any
-
-LEGEND = {"allow": ".", "ingress": "I", "egress": "E", "both": "B"}
 
 
 def cluster(step: Json, document: Json) -> Iterator[Json]:
@@ -40,22 +35,9 @@ def cluster(step: Json, document: Json) -> Iterator[Json]:
         yield {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", **policy}
 
 
-def state_of(raws: Iterator[Json], compat: Compat) -> State:
-    """The dataplane's state for a cluster."""
-    intake, graph, state = Intake(compat), Graph(None, compat), State()
-    for raw in raws:
-        kind = objects.kind_of(raw)
-        assert kind is not None
-        for key, _, value in intake.apply(objects.read(raw, kind)):
-            graph.update(key, value)
-    graph.in_sync()
-    state.apply(graph.flush())
-    return state
-
-
 def wrong_cells(step: Json, document: Json, compat: Compat) -> tuple[int, list[str]]:
     """How many cells there are, and those that are judged otherwise."""
-    state = state_of(cluster(step, document), compat)
+    state = Cluster(cluster(step, document), compat).state
     names = {
         (f"serve-{port}-{protocol.lower()}", protocol.lower()): port
         for port in document["ports"]
@@ -64,7 +46,7 @@ def wrong_cells(step: Json, document: Json, compat: Compat) -> tuple[int, list[s
     places = [
         Place(
             f"{pod['namespace']}/{pod['name']}",
-            messages.WorkloadEndpointID("k8s", f"{pod['namespace']}/{pod['name']}", "eth0"),
+            workload(f"{pod['namespace']}/{pod['name']}"),
             pod["ip"],
             names,
         )

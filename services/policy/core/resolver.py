@@ -16,8 +16,14 @@ LocalKey = v1.WorkloadKey | v1.HostEndpointKey
 LocalGroup = Group[v1.PolicyKey, LocalKey]
 
 _LAST = float("inf")
-_BUILT_IN = {"kube-admin": 1_000.0, "default": 1_000_000.0, "kube-baseline": 10_000_000.0}
-"""Order of the tiers that exist without an object."""
+_BUILT_IN = {
+    "adminnetworkpolicy": v1.Tier(1_000.0, "Pass"),
+    "kube-admin": v1.Tier(1_000.0, "Pass"),
+    "default": v1.Tier(1_000_000.0, "Deny"),
+    "baselineadminnetworkpolicy": v1.Tier(10_000_000.0, "Pass"),
+    "kube-baseline": v1.Tier(10_000_000.0, "Pass"),
+}
+"""The tiers that exist without an object."""
 
 
 class Resolver:
@@ -146,19 +152,16 @@ class Resolver:
             return ""
         if passes:
             return "Pass"
-        known = self._tiers.get(tier)
-        if known is not None:
-            return known.default_action
-        return ("Pass" if tier == "kube-baseline" else "Deny") if tier in _BUILT_IN else ""
+        known = self._tiers.get(tier) or _BUILT_IN.get(tier)
+        return known.default_action if known is not None else ""
 
     def _order(self, key: v1.PolicyKey) -> tuple[bool, float, str, float, str]:
         """Known tiers first, then the tier's order and name, then the policy's."""
-        tier = self._tiers.get(key.tier)
-        known = tier is not None or key.tier in _BUILT_IN
-        order = tier.order if tier is not None else _BUILT_IN.get(key.tier)
+        tier = self._tiers.get(key.tier) or _BUILT_IN.get(key.tier)
+        order = tier.order if tier is not None else None
         own = self._policies[key].order
         name = key.name if not self._compat.kinds else _sort_name(key, self._policies[key].namespace)
-        return not known, _LAST if order is None else order, key.tier, _LAST if own is None else own, name
+        return tier is None, _LAST if order is None else order, key.tier, _LAST if own is None else own, name
 
 
 def _place(policy: v1.Policy) -> tuple[object, ...]:

@@ -337,11 +337,11 @@ def _merged_ports(ports: tuple[objects.PolicyPort, ...], field: str) -> list[_Po
         listed = by_protocol.setdefault(protocol, [])
         if listed is not None:
             listed.append(number)
-    groups: list[_PortGroup] = [(name, _simplified(by_protocol[name] or [])) for name in sorted(by_protocol)]
+    groups: list[_PortGroup] = [(name, simplified_ports(by_protocol[name] or [])) for name in sorted(by_protocol)]
     return groups or [(None, ())]
 
 
-def _simplified(ports: list[v1.Port]) -> tuple[v1.Port, ...]:
+def simplified_ports(ports: list[v1.Port]) -> tuple[v1.Port, ...]:
     """Names first, then numbers as ascending ranges, touching ones joined; less than two numbers stay as they are."""
     names = [port for port in ports if isinstance(port, str) and ":" not in port]
     ranges = sorted(_bounds(port) for port in ports if isinstance(port, int) or ":" in port)
