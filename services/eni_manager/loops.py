@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import random
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 import msgspec
@@ -75,10 +75,17 @@ async def _primary_groups(cloud: Cloud, instance: str) -> tuple[str, ...]:
 
 
 class Loops:
-    """The two reconciliations and the keepers. `tasks` owns the keepers."""
+    """The two reconciliations and the keepers. `tasks` owns the keepers; `unique` gives names to new ENIs."""
 
-    def __init__(self, world: World, tasks: asyncio.TaskGroup, *, in_sync: Condition) -> None:
-        self._world, self._tasks, self._in_sync = world, tasks, in_sync
+    def __init__(
+        self,
+        world: World,
+        tasks: asyncio.TaskGroup,
+        *,
+        in_sync: Condition,
+        unique: Callable[[], str] = lambda: secrets.token_hex(3),
+    ) -> None:
+        self._world, self._tasks, self._in_sync, self._unique = world, tasks, in_sync, unique
         self.keepers: dict[str, Keeper] = {}
         self._vswitches: dict[str, tuple[float, VSwitch]] = {}
         self._wake_at: asyncio.TimerHandle | None = None
@@ -129,7 +136,7 @@ class Loops:
 
     async def _create(self, creation: Creation) -> None:
         world = self._world
-        name = f"{world.conf.prefix or 'eni-cni-'}{secrets.token_hex(3)}"
+        name = f"{world.conf.prefix or 'eni-cni-'}{self._unique()}"
         eni = Eni(
             name=name,
             state=State.WANTED,

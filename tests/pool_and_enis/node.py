@@ -7,6 +7,7 @@ still tries to do, while its tasks are being torn down, reaches nothing: `kill -
 import asyncio
 import sqlite3
 from collections.abc import Callable, Coroutine
+from itertools import count
 from typing import Any, TypeVar, cast
 
 from services.eni_manager.adapters.journal import MIGRATIONS as JOURNAL
@@ -88,6 +89,7 @@ class EniLife:
     """eni_manager from a start to a death."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, number: int, cloud: ModelCloud, disk: Disk) -> None:
+        self.number, self._names = number, count(1)
         self._writer, self._handle = Writer(disk), Handle(cloud)
         self.journal = Journal(cast(Database, self._writer))
         self.news = News()
@@ -113,7 +115,9 @@ class EniLife:
             clock=asyncio.get_running_loop().time,
         )
         async with asyncio.TaskGroup() as tasks:
-            loops = Loops(world, tasks, in_sync=health.condition("cloud"))
+            loops = Loops(
+                world, tasks, in_sync=health.condition("cloud"), unique=lambda: f"{self.number}-{next(self._names)}"
+            )
             decide = ReconcileLoop("placement", loops.decide, settle_s=0.3, resync_s=15.0)
             compare = ReconcileLoop("comparison", loops.compare, resync_s=COMPARE_EVERY_S)
             self.rpc = InventoryHandlers(

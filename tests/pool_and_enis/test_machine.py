@@ -35,6 +35,7 @@ STEPS = int(os.environ.get("POOL_AND_ENIS_STEPS", "3000"))
 STEPS_PER_LIFE = 50
 ADD_WITHIN_S = 60.0
 CONTAINERS = [f"c{n}" for n in range(16)]
+WHICH = st.integers(0, 11)
 PASSING = ("lost", "throttled", "unreachable")
 
 
@@ -181,21 +182,21 @@ class PoolAndEnis(RuleBasedStateMachine):
     def answers_are_old(self, listings: int, metadata: int) -> None:
         self.cloud.stale_listings, self.cloud.stale_metadata = listings, metadata
 
-    @rule(data=st.data())
-    def somebody_deletes_an_eni(self, data: st.DataObject) -> None:
+    @rule(which=WHICH)
+    def somebody_deletes_an_eni(self, which: int) -> None:
         if there := sorted(self.cloud.enis):
-            self.cloud.delete_outside(data.draw(st.sampled_from(there)))
+            self.cloud.delete_outside(there[which % len(there)])
 
-    @rule(data=st.data())
-    def somebody_takes_an_address(self, data: st.DataObject) -> None:
+    @rule(which=WHICH)
+    def somebody_takes_an_address(self, which: int) -> None:
         there = sorted((eni.id, ip) for eni in self.cloud.ours() for ip in eni.ips[1:])
         if there:
-            self.cloud.unassign_outside(*data.draw(st.sampled_from(there)))
+            self.cloud.unassign_outside(*there[which % len(there)])
 
-    @rule(data=st.data())
-    def somebody_assigns_an_address(self, data: st.DataObject) -> None:
+    @rule(which=WHICH)
+    def somebody_assigns_an_address(self, which: int) -> None:
         if there := sorted(eni.id for eni in self.cloud.ours() if eni.status == "InUse"):
-            self.cloud.assign_outside(data.draw(st.sampled_from(there)))
+            self.cloud.assign_outside(there[which % len(there)])
 
     @rule()
     def somebody_attaches_an_eni(self) -> None:
