@@ -48,7 +48,10 @@ Name = tuple[str, str]
 
 
 def wanted(compat: Compat) -> dict[Name, type[objects.Object]]:
-    """The kinds that a compat profile reads; what it would ignore is not even watched."""
+    """The kinds that a compat profile reads; what it would ignore is not even watched.
+
+    Administrators' policies are, in every profile: there are few, and whoever wrote one must hear that it does nothing.
+    """
     ignored: set[type[objects.Object]] = {objects.Service}  # a rule's Service is known by its EndpointSlices
     if not compat.services:
         ignored.add(objects.EndpointSlice)
@@ -56,11 +59,7 @@ def wanted(compat: Compat) -> dict[Name, type[objects.Object]]:
         ignored.add(objects.NetworkSet)
     if not compat.tiers:
         ignored.add(objects.Tier)
-    return {
-        (_group(group), kind): struct
-        for (group, kind), struct in objects.KINDS.items()
-        if struct not in ignored and (group != "policy.networking.k8s.io" or compat.tiers)
-    }
+    return {(_group(group), kind): struct for (group, kind), struct in objects.KINDS.items() if struct not in ignored}
 
 
 def _group(read_as: str) -> str:

@@ -9,6 +9,7 @@ from services.policy.adapters.kube import wanted
 from services.policy.core import messages, objects
 from services.policy.core.profiles import FELIX_3_5_2, FELIX_3_24_5, FELIX_CURRENT
 from tests.policy.adapters.world import (
+    ADMIN,
     CALICO,
     CALICO_CLUSTER,
     CLUSTER,
@@ -78,6 +79,50 @@ async def test_only_what_exists_and_what_the_profile_reads_is_watched() -> None:
     assert objects.EndpointSlice not in wanted(FELIX_3_5_2).values()
     assert objects.Tier not in wanted(FELIX_3_24_5).values()
     assert objects.Tier in wanted(FELIX_CURRENT).values()
+
+
+def admin(kind: str, version: str, name: str, action: str, **spec: object) -> Json:
+    rule = {"name": "r", "action": action, "from": [{"namespaces": {"matchLabels": {"team": "ops"}}}]}
+    subject = {"namespaces": {"matchLabels": {"team": "shop"}}}
+    return {
+        "apiVersion": f"policy.networking.k8s.io/{version}",
+        "kind": kind,
+        "metadata": {"name": name},
+        "spec": {"subject": subject, "ingress": [rule], **spec},
+    }
+
+
+ADMINISTRATORS = (
+    *(crd(kind) for kind in ADMIN),
+    admin("AdminNetworkPolicy", "v1alpha1", "first", "Deny", priority=3),
+    admin("BaselineAdminNetworkPolicy", "v1alpha1", "default", "Deny"),
+    admin("ClusterNetworkPolicy", "v1alpha2", "next", "Accept", priority=4, tier="Admin"),
+)
+
+
+async def test_policies_of_administrators() -> None:
+    async with world(FELIX_CURRENT, *CLUSTER, *ADMINISTRATORS) as it, it.calculating():
+        await it.agrees()
+        [endpoint] = it.online()["weps"].values()
+        expected = ["adminnetworkpolicy", "kube-admin", "default", "baselineadminnetworkpolicy"]
+        assert [tier["name"] for tier in endpoint["tiers"]] == expected
+        await it.delete(ADMINISTRATORS[3])
+        await it.agrees()
+
+
+async def test_policies_that_the_profile_does_not_know_are_reported() -> None:
+    async with world(FELIX_3_24_5, *CLUSTER, *ADMINISTRATORS) as it, it.calculating():
+        await it.agrees()
+        await until(lambda: len(it.events()) == 3)
+        assert {event["involvedObject"]["kind"] for event in it.events()} == {*ADMIN}
+
+
+async def test_a_slow_api_server_is_waited_for() -> None:
+    async with world(FELIX_3_24_5, *CLUSTER) as it:
+        it.kube.faults.delay_s = 0.1
+        async with it.calculating():
+            await it.agrees()
+            it.kube.faults.delay_s = 0.0
 
 
 async def test_a_kind_that_comes_later_and_goes_again() -> None:

@@ -34,12 +34,19 @@ CALICO = {
     "GlobalNetworkSet": "globalnetworksets",
     "HostEndpoint": "hostendpoints",
 }
+ADMIN = {
+    "AdminNetworkPolicy": "adminnetworkpolicies",
+    "BaselineAdminNetworkPolicy": "baselineadminnetworkpolicies",
+    "ClusterNetworkPolicy": "clusternetworkpolicies",
+}
 CRDS = Resource("apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", namespaced=False)
 
 
 def crd(kind: str) -> Json:
-    """The definition of one of Calico's kinds, which has no schema to speak of."""
-    group, plural = "crd.projectcalico.org", CALICO[kind]
+    """The definition of one of Calico's or the administrators' kinds, which has no schema to speak of."""
+    admin = kind in ADMIN
+    group, plural = ("policy.networking.k8s.io", ADMIN[kind]) if admin else ("crd.projectcalico.org", CALICO[kind])
+    version = "v1" if not admin else "v1alpha2" if kind.startswith("Cluster") else "v1alpha1"
     schema = {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}}
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
@@ -48,8 +55,8 @@ def crd(kind: str) -> Json:
         "spec": {
             "group": group,
             "names": {"kind": kind, "plural": plural},
-            "scope": "Cluster" if kind.startswith(("Global", "Host")) else "Namespaced",
-            "versions": [{"name": "v1", "served": True, "storage": True, "schema": schema}],
+            "scope": "Cluster" if kind.startswith(CLUSTER_WIDE) else "Namespaced",
+            "versions": [{"name": version, "served": True, "storage": True, "schema": schema}],
         },
     }
 
@@ -60,9 +67,12 @@ def resource_of(body: Json) -> Resource:
     kind = body["kind"]
     if kind == "CustomResourceDefinition":
         return CRDS
-    plural = CALICO.get(kind) or f"{kind.lower()}s".replace("policys", "policies")
-    namespaced = kind not in ("Namespace", "Node") and not kind.startswith(("Global", "Host"))
+    plural = CALICO.get(kind) or ADMIN.get(kind) or f"{kind.lower()}s".replace("policys", "policies")
+    namespaced = kind != "Namespace" and not kind.startswith(CLUSTER_WIDE)
     return Resource(group, version, plural, kind, namespaced)
+
+
+CLUSTER_WIDE = ("Global", "Host", "Admin", "Baseline", "Cluster")
 
 
 class World:
