@@ -76,7 +76,8 @@ class Tally(msgspec.Struct):
 class Ledger:
     """See the module's docstring. `tasks` owns the writes; `changed` is called after each change of pool or line.
 
-    `sticky` says of a lease that ends whether its address waits `sticky_s` for its pod.
+    `sticky` says of a lease that ends whether its address waits `sticky_s` for its pod; `lost` is told, once, that the
+    inventory contradicts a lease.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class Ledger:
         changed: Callable[[], None],
         sticky_s: float = 0.0,
         sticky: Callable[[Lease], bool] = lambda lease: lease.sticky,
+        lost: Callable[[Lease, str], None] = lambda lease, what: None,
     ) -> None:
         self.pool = pool
         self.clock = clock
@@ -97,7 +99,7 @@ class Ledger:
         self._store = store
         self._tasks = tasks
         self._cooldown_s = cooldown_s
-        self._sticky_s, self._sticky = sticky_s, sticky
+        self._sticky_s, self._sticky, self._lost = sticky_s, sticky, lost
         self.pods_moved_at = clock()
         """When a pod was last given an address, or gave one up."""
         self._changed = changed
@@ -195,6 +197,7 @@ class Ledger:
         for key, what in found.items():
             if self._differences.get(key) != what:
                 log.error("leased_address_not_in_inventory", attachment=str(key), what=what)
+                self._lost(self.pool.holds[key].lease, what)
         self._differences = found
         self.serve()
         self._changed()

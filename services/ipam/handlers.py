@@ -14,7 +14,7 @@ from services.ipam.driver import Ledger
 from shared import log as logs
 from shared.contracts import ipam as contract
 from shared.contracts.ipam import Lease
-from shared.errors import Invalid, Unavailable
+from shared.errors import Exhausted, Invalid, Unavailable
 from shared.model import PodKey
 from shared.rpc.server import deadline
 
@@ -59,7 +59,12 @@ class Handlers:
         left = min(deadline.get() - began, self._longest_wait_s)
         ends = began + left - min(left * ANSWER_MARGIN, 1.0)
         wish = Wish(ask.key, ask.pod, ask.pod_uid, limits.bandwidth, sticky, limits.stated)
-        lease = await self._ledger.acquire(wish, ends)
+        try:
+            lease = await self._ledger.acquire(wish, ends)
+        except Exhausted as error:
+            self._tell_failure(ask, error)
+            raise
+        took_s = asyncio.get_running_loop().time() - began
         log.info(
             "address_granted",
             pod=str(ask.pod),
@@ -67,8 +72,10 @@ class Handlers:
             addresses=lease.addresses,
             eni=lease.eni_id,
             host_link=lease.host_link,
-            waited_ms=round((asyncio.get_running_loop().time() - began) * 1000, 1),
+            waited_ms=round(took_s * 1000, 1),
         )
+        if self._pods is not None:
+            self._pods.note(ask.pod, ask.pod_uid, "AllocIPSucceed", f"Alloc IP {_written(lease)} took {took_s:.3f}s")
         return lease
 
     async def release(self, ask: contract.Release) -> contract.Released:
@@ -107,9 +114,22 @@ class Handlers:
         if self._pods is not None:
             self._pods.warn(pod, uid, "ParseFailed", problem)
 
+    def _tell_failure(self, ask: contract.Acquire, error: Exhausted) -> None:
+        """On the pod. The same words each time the kubelet tries again, so that the API server counts one event up."""
+        if self._pods is not None:
+            pool = self._ledger.pool
+            why = allocate.shortage(pool, self._ledger.clock()) if pool.mode is not None else error.message
+            self._pods.warn(ask.pod, ask.pod_uid, "AllocIPFailed", why)
+
     async def _annotations(self, ask: contract.Acquire) -> Mapping[str, str]:
         if ask.annotations is not None:
             return ask.annotations
         if self._pods is None:
             return {}
         return await self._pods.annotations(ask.pod, ask.pod_uid)
+
+
+def _written(lease: Lease) -> str:
+    """`192.168.0.7/20`, of both families."""
+    pairs = ((lease.ipv4, lease.subnet4), (lease.ipv6, lease.subnet6))
+    return ",".join(f"{ip}/{subnet.cidr.partition('/')[2]}" if subnet else ip for ip, subnet in pairs if ip)

@@ -7,8 +7,9 @@ from collections.abc import Callable
 import msgspec
 
 from services.ipam.adapters.enis import Enis
+from services.ipam.adapters.node import NodeCondition
 from services.ipam.adapters.pods import Pods
-from services.ipam.core import garbage, sizing
+from services.ipam.core import garbage, sizing, sufficiency
 from services.ipam.core.garbage import Suspect
 from services.ipam.core.pool import Mark
 from services.ipam.core.sizing import Watermarks
@@ -108,6 +109,23 @@ class Demand:
         await self._enis.demand(total, waiting)
         self.told = news
         log.debug("demanded", total=total, waiting=waiting)
+
+
+class Sufficient:
+    """Keeps the node's condition true to the pool; `tell` is the body of a reconcile loop."""
+
+    def __init__(self, ledger: Ledger, demand: Demand, condition: NodeCondition) -> None:
+        self._ledger, self._demand, self._condition = ledger, demand, condition
+
+    async def tell(self) -> None:
+        """Say what holds now, if it is known. An API server that refuses is asked again later."""
+        found = sufficiency.judge(self._ledger.pool, self._demand.counts(), self._ledger.clock())
+        if found is None:
+            return
+        try:
+            await self._condition.say(found)
+        except SuiteError as error:
+            log.warning("node_condition_not_said", error=error.message)
 
 
 class ReclaimPace(msgspec.Struct, frozen=True):

@@ -5,6 +5,7 @@ import time
 from contextlib import AsyncExitStack
 
 from services.ipam.adapters.enis import Enis
+from services.ipam.adapters.node import NodeCondition
 from services.ipam.adapters.pods import Pods
 from services.ipam.adapters.store import Store
 from services.ipam.config import IpamConfig, Settings
@@ -19,6 +20,7 @@ from services.ipam.loops import (
     Garbage,
     GarbageConfig,
     GiveBack,
+    Sufficient,
     reclaim_pace,
     watch_inventory,
 )
@@ -40,6 +42,10 @@ log = logs.get(__name__)
 
 DEMAND_SETTLE_S = 0.03
 """Pods that come in a burst are one demand; the cloud takes ten times longer to answer it."""
+HEARTBEAT_S = 300.0
+"""How often the node's condition is said though it has not changed (terway.md §3.2)."""
+CONDITION_SETTLE_S = 2.0
+"""A shortage that is over before that is nobody's business."""
 RESYNC_S = 60.0
 """How often the reconcile loops run though nothing happened."""
 
@@ -56,14 +62,19 @@ async def serve(node: NodeConfig, settings: Settings, stop: asyncio.Event) -> No
         store = await opened.enter_async_context(await Store.open(node.database("ipam")))
         pool, milestones = await _remembered(store, clock, config)
         enis = Enis(await opened.enter_async_context(Client(node.socket("eni_manager"), name="eni_manager")))
-        pods = None
+        pods = node_condition = None
         if node.kube.server:
             client = await opened.enter_async_context(KubeClient(node.kube))
             kinds = stateful_kinds(settings.eni_conf.custom_stateful_workload_kinds)
             pods = Pods(client, node.node_name, kinds, limits_changed=lambda: limits_changed())
 
+            if node.node_name:
+                node_condition = NodeCondition(client, node.node_name, heartbeat_s=HEARTBEAT_S - 1.0, clock=clock)
+
         def changed() -> None:
             demanding.poke()
+            if reporting is not None:
+                reporting.poke()
             limits_changed()
             if pool.marks:
                 handing_over.poke()
@@ -76,6 +87,10 @@ async def serve(node: NodeConfig, settings: Settings, stop: asyncio.Event) -> No
             """As the ADD found it, or as is known by now: the pods' watch may have been behind."""
             return lease.sticky or (pods is not None and pods.is_stateful(lease.pod, lease.pod_uid))
 
+        def lost(lease: Lease, what: str) -> None:
+            if pods is not None:
+                pods.warn(lease.pod, lease.pod_uid, "ResourceInvalid", what)
+
         ledger = Ledger(
             pool,
             store,
@@ -85,6 +100,7 @@ async def serve(node: NodeConfig, settings: Settings, stop: asyncio.Event) -> No
             changed=changed,
             sticky_s=config.sticky_s,
             sticky=sticky,
+            lost=lost,
         )
         demand = Demand(ledger, enis, settings.eni_conf, warmed_up=WARMED_UP in milestones)
         give_back = GiveBack(ledger, enis, demand)
@@ -112,6 +128,16 @@ async def serve(node: NodeConfig, settings: Settings, stop: asyncio.Event) -> No
                 retry_s=1.0,
                 resync_s=RESYNC_S,
                 reporter=health.reporter("limits", 3 * RESYNC_S),
+            )
+        reporting = None
+        if node_condition is not None:
+            reporting = ReconcileLoop(
+                "node-condition",
+                Sufficient(ledger, demand, node_condition).tell,
+                settle_s=CONDITION_SETTLE_S,
+                retry_s=30.0,
+                resync_s=HEARTBEAT_S,
+                reporter=health.reporter("node-condition", 3 * HEARTBEAT_S),
             )
         report = Report(ledger, enis, demand, handlers, garbage, pods)
         report.register(registry)
@@ -150,6 +176,8 @@ async def serve(node: NodeConfig, settings: Settings, stop: asyncio.Event) -> No
             ]
             if (pace := reclaim_pace(settings.eni_conf)) is not None:
                 loops.append(tasks.create_task(give_back.reclaim(pace, handing_over.poke), name="ipam-reclaim"))
+            if reporting is not None:
+                loops.append(tasks.create_task(reporting.run(), name="ipam-node-condition"))
             if limiting is not None:
                 loops.append(tasks.create_task(limiting.run(), name="ipam-limits"))
             if pods is not None and garbage is not None:

@@ -13,19 +13,19 @@ from services.ipam.adapters.pods import Pods
 from services.ipam.core.garbage import PodFacts
 from services.ipam.core.stickiness import STATEFUL_KINDS
 from shared.config import NodeConfig
-from shared.contracts.eni import Limit
+from shared.contracts.eni import EniAddress, Limit
 from shared.contracts.ipam import Bandwidth
-from shared.errors import NotFound, Unavailable
+from shared.errors import Exhausted, NotFound, Unavailable
 from shared.kube.access import KubeAddress
 from shared.kube.client import KubeClient
 from shared.kube.mirror import Applied, Change
-from shared.kube.objects import Event, Pod
+from shared.kube.objects import Event, Node, Pod
 from shared.kube.reflector import Reflector
-from shared.kube.resources import EVENTS, PODS
+from shared.kube.resources import EVENTS, NODES, PODS
 from shared.model import AttachmentKey, PodKey
 from tests.ipam.conftest import RunningIpam, Start
 from tests.ipam.eni_manager import ScriptedEniManager
-from tests.ipam.world import key, one_eni
+from tests.ipam.world import eni, inventory, ip, key, one_eni
 
 QUICK = {"garbage_period_s": 0.05, "garbage_confirm_s": 0.1, "garbage_min_age_s": 0.1, "cooldown_s": 0.1}
 LIMITED = {"k8s.aliyun.com/ingress-bandwidth": "1M"}
@@ -144,6 +144,77 @@ async def limited(ipam: RunningIpam, held: AttachmentKey, bandwidth: Bandwidth) 
     async with asyncio.timeout(10.0):
         while (await ipam.leases())[held].bandwidth != bandwidth:  # noqa: ASYNC110 it says nothing by itself
             await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def events_of(cluster: Cluster) -> AsyncIterator[asyncio.Queue[Event]]:
+    posted: asyncio.Queue[Event] = asyncio.Queue()
+
+    def changed(change: Change[Event]) -> None:
+        if isinstance(change, Applied):
+            posted.put_nowait(change.obj)
+
+    watching = asyncio.create_task(Reflector(cluster.client, EVENTS, Event, on_change=changed).run())
+    try:
+        async with asyncio.timeout(20.0):
+            yield posted
+    finally:
+        watching.cancel()
+        await asyncio.wait([watching])
+
+
+async def test_a_pod_is_told_what_became_of_its_address(start: Start, enis_socket: Path, cluster: Cluster) -> None:
+    uid = await cluster.add("web")
+    async with ScriptedEniManager(enis_socket, one_eni(1, capacity=1)) as enis, start(kube=cluster.server) as ipam:
+        async with events_of(cluster) as posted:
+            await ipam.add("a", pod="web", pod_uid=uid)
+            event = await posted.get()
+            assert (event.type, event.reason, event.involved_object.uid) == ("Normal", "AllocIPSucceed", uid)
+            assert event.message.startswith("Alloc IP 192.168.0.1/20 took ")
+            await ipam.add("a", pod="web", pod_uid=uid)  # a repeated ADD is no news
+            for _ in range(2):
+                with pytest.raises(Exhausted):
+                    await ipam.add("b", pod="web", pod_uid=uid, deadline_s=0.2)
+            first, again = await posted.get(), await posted.get()
+            assert (first.type, first.reason, again.count) == ("Warning", "AllocIPFailed", 2)
+            assert "the node's addresses are exhausted: 1 of at most 1" in first.message
+            await enis.change(inventory(eni(1, EniAddress(ipv4=ip(1), usable=False, gone=True)), capacity=1))
+            event = await posted.get()
+            assert (event.reason, event.involved_object.uid) == ("ResourceInvalid", uid)
+            assert "the cloud has taken it away from eni-1" in event.message
+
+
+async def test_the_node_says_whether_it_has_addresses_and_says_it_once(
+    start: Start, enis_socket: Path, cluster: Cluster
+) -> None:
+    body = {"metadata": {"name": "node1"}, "status": {"conditions": [{"type": "Ready", "status": "True"}]}}
+    await cluster.client.create(NODES, Node, body)
+    await cluster.client.patch(NODES, Node, "node1", {"status": body["status"]}, subresource="status")
+    versions: asyncio.Queue[Node] = asyncio.Queue()
+
+    def changed(change: Change[Node]) -> None:
+        if isinstance(change, Applied):
+            versions.put_nowait(change.obj)
+
+    async def condition() -> tuple[str, str, str]:
+        conditions = {one.type: one for one in (await versions.get()).status.conditions}
+        assert conditions["Ready"].status == "True", "the other conditions stay"
+        found = conditions.get("SufficientIP")
+        return ("", "", "") if found is None else (found.status, found.reason, found.message)
+
+    watching = asyncio.create_task(Reflector(cluster.client, NODES, Node, on_change=changed).run())
+    async with asyncio.timeout(20.0), ScriptedEniManager(enis_socket, one_eni(1)) as enis:
+        assert await condition() == ("", "", "")
+        async with start(kube=cluster.server) as ipam:
+            assert await condition() == ("True", "SufficientIP", "")
+            await ipam.add("a")
+            await enis.change(one_eni(1, blocked="vSwitch a has no free addresses"))
+            assert await condition() == ("False", "InsufficientIP", "vSwitch a has no free addresses")
+            await enis.change(one_eni(2))
+            assert await condition() == ("True", "SufficientIP", "")
+        assert versions.empty(), "what has not changed is not said"
+    watching.cancel()
+    await asyncio.wait([watching])
 
 
 async def test_without_an_api_server_annotations_that_were_handed_over_suffice(start: Start, enis_socket: Path) -> None:

@@ -94,10 +94,16 @@ class Pods:
 
     def warn(self, pod: PodKey, uid: str, reason: str, message: str) -> None:
         """A Warning event on a pod; never waits, never fails."""
+        self._recorder.warn(self._about(pod, uid), reason, message)
+
+    def note(self, pod: PodKey, uid: str, reason: str, message: str) -> None:
+        """A Normal event on a pod; never waits, never fails."""
+        self._recorder.note(self._about(pod, uid), reason, message)
+
+    def _about(self, pod: PodKey, uid: str) -> ObjectReference:
         known = self._pods.get(pod)
         uid = known.metadata.uid if known is not None and _is(known, uid) else uid
-        about = ObjectReference(kind="Pod", api_version="v1", namespace=pod.namespace, name=pod.name, uid=uid)
-        self._recorder.warn(about, reason, message)
+        return ObjectReference(kind="Pod", api_version="v1", namespace=pod.namespace, name=pod.name, uid=uid)
 
     def state(self) -> ReflectorState:
         """For /state."""
