@@ -270,6 +270,7 @@ class Dataplane:
             log.warning("wiring_mended", what=sentence)
         for key, why in repaired.skipped.items():
             log.info("wiring_skipped", attachment=key, why=why)
+        await self._call(self._plumbing.ensure_masquerade)
         for sentence in await self._call(self._plumbing.ensure_symmetric, wanted=self._symmetric):
             log.info("symmetric_routing", what=sentence)
 

@@ -23,13 +23,14 @@ from services.eni_manager.adapters.netlink_links import (
     retire_link,
 )
 from services.eni_manager.adapters.netlink_values import forget_rule
-from services.eni_manager.core.wiring import wire
+from services.eni_manager.core.wiring import WITHOUT_ENI, wire
 from services.eni_manager.core.wiring.difference import Change, Drop, Put, changes, stale_rules
 from services.eni_manager.core.wiring.marks import alias_of, key_of
 from services.eni_manager.core.wiring.standing import SeenLink, Standing, belongs, is_retired, stand
 from services.eni_manager.core.wiring.symmetric import ruleset, symmetric, without_ruleset
 from services.eni_manager.core.wiring.values import EniLink, Item, Node, Priority, Route, Shaper, Side, Wiring
 from services.eni_manager.core.wiring.veth import host_cidr, uplink
+from services.eni_manager.core.wiring.vpc_route import masquerade
 from shared.contracts.ipam import Lease
 from shared.crashpoint import crashpoint
 from shared.errors import NotFound, Unavailable
@@ -103,13 +104,17 @@ class Plumbing:
             nft.apply(ruleset(link.name) if wanted else without_ruleset())
         return [str(change) for change in todo]
 
+    def ensure_masquerade(self) -> None:
+        """Have pods' packets to elsewhere bear the node's address, where pods have addresses of the node's range."""
+        if self._node.pod_cidr is not None:
+            nft.apply(masquerade(self._node.pod_cidr))
+
     # ---- one sandbox
 
     def connect(self, lease: Lease, netns_path: str, mtu: int | None) -> Wiring:
         """Wire a sandbox; a repeat changes only what differs. Raises NotFound (namespace, ENI) and Conflict."""
         with self._pod(netns_path) as (pod, netns_fd):
-            eni = self.eni(lease.eni_mac)
-            wiring = wire(lease, self._node, eni, mtu=mtu)
+            wiring = self._wiring(lease, mtu)
             if self._make_way(wiring, pod) is Standing.WIRED:
                 self._alias(wiring)
                 self._converge(self._host, wiring.uplink, wiring.host)
@@ -120,9 +125,10 @@ class Plumbing:
             crashpoint("eni.plug.after_links")
             host_index = self._alias(wiring)
             self._forget_rules(lease.addresses)
-            self._host.make(
-                (*wiring.uplink.items, *wiring.host.items), {eni.name: eni.index, wiring.veth.host: host_index}
-            )
+            indices = {wiring.veth.host: host_index}
+            if wiring.eni is not None:
+                indices[wiring.eni.name] = wiring.eni.index
+            self._host.make((*wiring.uplink.items, *wiring.host.items), indices)
             crashpoint("eni.plug.after_node")
             pod.make(wiring.pod.items, {wiring.veth.pod: _there(pod, wiring.veth.pod).index})
             crashpoint("eni.plug.after_sandbox")
@@ -133,7 +139,7 @@ class Plumbing:
         """What differs from what the lease wants, one sentence each."""
         try:
             with self._pod(netns_path) as (pod, _):
-                wiring = wire(lease, self._node, self.eni(lease.eni_mac), mtu=mtu)
+                wiring = self._wiring(lease, mtu)
                 host = self._host.link(lease.host_link)
                 problems = [f"node: {change}" for change in self._differences(self._host, wiring.uplink, wiring.host)]
                 if host is not None and not belongs(host, lease.key):
@@ -169,7 +175,7 @@ class Plumbing:
         host = self._host.link(lease.host_link)
         if host is None or not belongs(host, lease.key):
             raise NotFound(f"host link {lease.host_link} of {lease.key} is gone")
-        wiring = wire(lease, self._node, self.eni(lease.eni_mac), mtu=host.mtu)
+        wiring = self._wiring(lease, host.mtu)
         _limit(self._host, host, wiring.host.shapers)
         with self._across(host) as pod:
             _limit(pod, _there(pod, wiring.veth.pod), wiring.pod.shapers)
@@ -193,7 +199,7 @@ class Plumbing:
                 self._host.send(alias_link(host.index, alias_of(lease.key))).expect(*ABSENT)
             try:
                 # The MTU that it was plugged with is the link's own; it is not for repair to say otherwise.
-                wiring = wire(lease, self._node, self.eni(lease.eni_mac), mtu=host.mtu)
+                wiring = self._wiring(lease, host.mtu)
             except NotFound as gone:
                 skipped[str(lease.key)] = gone.message
                 continue
@@ -231,6 +237,10 @@ class Plumbing:
                 yield stack, netns_fd
         finally:
             os.close(netns_fd)
+
+    def _wiring(self, lease: Lease, mtu: int | None) -> Wiring:
+        eni = None if lease.mode in WITHOUT_ENI else self.eni(lease.eni_mac)
+        return wire(lease, self._node, eni, mtu=mtu)
 
     @contextmanager
     def _across(self, host: SeenLink) -> Iterator[Stack]:

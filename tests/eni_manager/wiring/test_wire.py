@@ -96,7 +96,24 @@ def test_tbf_queues_are_those_of_the_reference_and_bursts_last_a_tick(rate: int,
     assert abs(limited.buffer_ticks - burst * TICKS_PER_SECOND / rate) < 1
 
 
-@pytest.mark.parametrize("mode", [mode for mode in Mode if mode is not Mode.SHARED_VETH])
+def test_a_pod_of_the_nodes_own_range_needs_no_eni_and_no_rules() -> None:
+    wiring = wire(replace(lease(), mode=Mode.VPC_ROUTE), NODE, None)
+    assert shown(wiring.pod) == shown(wire(lease(), NODE, ENI).pod)
+    assert wiring.uplink == Side() and wiring.host.rules == () and wiring.eni is None
+    assert shown(wiring.host)[-2:] == [
+        "link calic048fd9a750 mtu 1500 up",
+        "route 192.168.32.17/32 dev calic048fd9a750 scope link",
+    ]
+
+
+def test_modes_with_and_without_eni_are_not_confused() -> None:
+    with pytest.raises(Refused):
+        wire(lease(), NODE, None)
+    with pytest.raises(Refused):
+        wire(replace(lease(), mode=Mode.VPC_ROUTE), NODE, ENI)
+
+
+@pytest.mark.parametrize("mode", [Mode.EXCLUSIVE_ENI, Mode.SHARED_IPVLAN])
 def test_a_mode_without_dataplane_is_refused_by_name(mode: Mode) -> None:
     with pytest.raises(Refused, match=mode):
         wire(replace(lease(), mode=mode), NODE, ENI)

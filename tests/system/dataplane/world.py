@@ -270,10 +270,10 @@ class World:
 
 @asynccontextmanager
 async def running(
-    store: AttachmentStore, *, linger_s: float = 0.01, symmetric: bool = False
+    store: AttachmentStore, *, linger_s: float = 0.01, symmetric: bool = False, pod_cidr: Cidr | None = None
 ) -> AsyncIterator[Dataplane]:
     """A dataplane of the node, with its loops; leaving it stops both as a service would."""
-    node = Node(NODE_IP, NODE_IP6)
+    node = Node(NODE_IP, NODE_IP6, pod_cidr=pod_cidr)
     async with Dataplane(node, store, linger_s=linger_s, repair_s=3600.0, symmetric=symmetric) as dataplane:
         await dataplane.ensure_eni(ENI_MAC, SUBNET)
         loops = asyncio.create_task(dataplane.run())

@@ -9,15 +9,22 @@ One file per mode. Set-up, listing, check and teardown all read the one Wiring, 
 
 from services.eni_manager.core.wiring.values import EniLink, Node, Wiring
 from services.eni_manager.core.wiring.veth import shared_veth
+from services.eni_manager.core.wiring.vpc_route import vpc_route
 from shared.contracts.ipam import Lease
 from shared.errors import Refused
 from shared.model import Mode
 
+WITHOUT_ENI = frozenset({Mode.VPC_ROUTE})
+"""Modes whose pods are on no ENI."""
 
-def wire(lease: Lease, node: Node, eni: EniLink, *, mtu: int | None = None) -> Wiring:
-    """What this lease wants of the kernel. Raises Refused for a mode that is not built."""
-    match lease.mode:
-        case Mode.SHARED_VETH:
+
+def wire(lease: Lease, node: Node, eni: EniLink | None, *, mtu: int | None = None) -> Wiring:
+    """What this lease wants of the kernel; `eni` is None for the modes WITHOUT_ENI. Raises Refused: it is not built."""
+    match lease.mode, eni:
+        case Mode.SHARED_VETH, EniLink():
             return shared_veth(lease, node, eni, mtu=mtu)
+        case Mode.VPC_ROUTE, None:
+            return vpc_route(lease, node, mtu=mtu)
         case _:
-            raise Refused(f"mode {lease.mode} has no dataplane here; pods can be wired in mode {Mode.SHARED_VETH}")
+            built = f"{Mode.SHARED_VETH} and {Mode.VPC_ROUTE}"
+            raise Refused(f"mode {lease.mode} has no dataplane here; pods can be wired in modes {built}")

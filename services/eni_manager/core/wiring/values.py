@@ -199,11 +199,15 @@ class EniLink(msgspec.Struct, frozen=True):
 
 
 class Node(msgspec.Struct, frozen=True):
-    """What wiring has to know of the node: the primary addresses (source of the default route) and the usual MTU."""
+    """What wiring has to know of the node: the primary addresses (source of the default route) and the usual MTU.
+
+    `pod_cidr`: the cluster's range of pod addresses in mode vpc-route; from there to elsewhere is masqueraded.
+    """
 
     ipv4: Ip | None = None
     ipv6: Ip | None = None
     mtu: int = 1500
+    pod_cidr: Cidr | None = None
 
 
 class Wiring(msgspec.Struct, frozen=True):
@@ -219,3 +223,5 @@ class Wiring(msgspec.Struct, frozen=True):
     host: Side
     pod: Side
     uplink: Side = Side()
+    eni: EniLink | None = None
+    """None: the mode puts pods on no ENI."""

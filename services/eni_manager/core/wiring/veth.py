@@ -9,6 +9,8 @@ host cali…                podIP dev cali… scope link                (table m
 
 from collections.abc import Iterator
 
+from msgspec.structs import replace
+
 from services.eni_manager.core.wiring.marks import alias_of, mac_of
 from services.eni_manager.core.wiring.shaping import shaper
 from services.eni_manager.core.wiring.values import (
@@ -37,22 +39,32 @@ DEFAULT6 = Cidr("::/0")
 
 def shared_veth(lease: Lease, node: Node, eni: EniLink, *, mtu: int | None = None) -> Wiring:
     """What this lease wants. `mtu` None: the node's usual one."""
-    mtu = node.mtu if mtu is None else mtu
-    pair = Veth(
+    pair = pair_of(lease, node.mtu if mtu is None else mtu)
+    own = [host_cidr(ip) for ip in lease.addresses]
+    rules = (
+        *(Rule(Priority.TO_POD, MAIN_TABLE, to=to) for to in own),
+        *(Rule(Priority.FROM_POD, eni.table, source=source) for source in own),
+    )
+    return Wiring(
+        key=lease.key,
+        mode=lease.mode,
+        veth=pair,
+        host=replace(host_side(lease, pair), rules=rules),
+        pod=pod_side(lease, pair),
+        uplink=uplink(node, eni, lease.subnet4, lease.subnet6, mtu=node.mtu),
+        eni=eni,
+    )
+
+
+def pair_of(lease: Lease, mtu: int) -> Veth:
+    """The pair between a pod and its node."""
+    return Veth(
         host=lease.host_link,
         pod=lease.key.ifname,
         host_mac=mac_of(lease.key, "host"),
         pod_mac=mac_of(lease.key, "pod"),
         mtu=mtu,
         alias=alias_of(lease.key),
-    )
-    return Wiring(
-        key=lease.key,
-        mode=lease.mode,
-        veth=pair,
-        host=_host_side(lease, pair, eni),
-        pod=_pod_side(lease, pair),
-        uplink=uplink(node, eni, lease.subnet4, lease.subnet6, mtu=node.mtu),
     )
 
 
@@ -93,24 +105,21 @@ def host_cidr(ip: Ip) -> Cidr:
     return Cidr(f"{ip}/128" if ":" in ip else f"{ip}/32")
 
 
-def _host_side(lease: Lease, pair: Veth, eni: EniLink) -> Side:
-    own = [host_cidr(ip) for ip in lease.addresses]
+def host_side(lease: Lease, pair: Veth) -> Side:
+    """The node's end of the pair, and the way to the pod, without rules."""
     return Side(
         sysctls=(*forwarding(pair.host, v6=lease.ipv6 is not None),),
         links=(Link(pair.host, pair.mtu),),
         # Until the link's own link-local address is through duplicate detection, the node could not ask for the
         # pod's MAC, and what it forwards to a new pod would wait for more than a second.
         addresses=(Address(pair.host, GATEWAY6, 128),) if lease.ipv6 is not None else (),
-        routes=tuple(Route(pair.host, to) for to in own),
-        rules=(
-            *(Rule(Priority.TO_POD, MAIN_TABLE, to=to) for to in own),
-            *(Rule(Priority.FROM_POD, eni.table, source=source) for source in own),
-        ),
+        routes=tuple(Route(pair.host, host_cidr(ip)) for ip in lease.addresses),
         shapers=shaper(pair.host, lease.bandwidth.ingress, pair.mtu),
     )
 
 
-def _pod_side(lease: Lease, pair: Veth) -> Side:
+def pod_side(lease: Lease, pair: Veth) -> Side:
+    """The pod's end of the pair: its addresses, and the node as the way to everywhere."""
     addresses: list[Address] = []
     routes: list[Route] = []
     neighbours: list[Neighbour] = []
