@@ -1,14 +1,19 @@
 """Packet captures on ENIs: tcpdump in the VPC's namespace, read back as text."""
 
 import asyncio
+import contextlib
+import functools
 import itertools
+import re
+import signal
 from pathlib import Path
 
 import msgspec
 
 from compose.lab.fabric import names
 from compose.lab.fabric.vpc import VpcFabric
-from shared.errors import Conflict, Invalid, NotFound
+from compose.lab.waiting import until
+from shared.errors import Conflict, DeadlineExceeded, Invalid, NotFound
 
 
 class Capture(msgspec.Struct, frozen=True):
@@ -81,8 +86,27 @@ class Captures:
         self._running.clear()
 
 
+_COUNTED = re.compile(rb"(\d+) packets? captured, (\d+) packets? received by filter")
+
+
 async def _end(tcpdump: asyncio.subprocess.Process) -> None:
-    """tcpdump writes what it has on SIGTERM; a link that vanished has ended it already."""
-    if tcpdump.returncode is None:
+    """Not before it has written all that the kernel holds for it: SIGTERM would drop that.
+
+    A link that vanished has ended it already.
+    """
+    with contextlib.suppress(DeadlineExceeded, ProcessLookupError):
+        await until(functools.partial(_unwritten, tcpdump), what="the capture's end", within_s=1, every_s=0.01)
+    with contextlib.suppress(ProcessLookupError):
         tcpdump.terminate()
     await tcpdump.communicate()
+
+
+async def _unwritten(tcpdump: asyncio.subprocess.Process) -> str:
+    """What it still has to write, by its own counters (SIGUSR1)."""
+    assert tcpdump.stderr is not None
+    tcpdump.send_signal(signal.SIGUSR1)
+    while line := await tcpdump.stderr.readline():
+        if found := _COUNTED.search(line):
+            written, held = int(found[1]), int(found[2])
+            return f"{held - written} packets" if written < held else ""
+    return ""
