@@ -16,7 +16,8 @@ import msgspec
 from services.eni_manager.adapters.imds import Metadata
 from services.eni_manager.adapters.journal import Journal
 from services.eni_manager.adapters.openapi import CloudError
-from services.eni_manager.core.drift import CloudEni, foreign_attached, strangers
+from services.eni_manager.core import capacity
+from services.eni_manager.core.drift import CloudEni, foreign_attached, strange_groups, strangers
 from services.eni_manager.core.machine import State
 from services.eni_manager.core.model import Eni, InstanceType, Wanted, limits
 from services.eni_manager.core.node import Node
@@ -28,6 +29,7 @@ from shared.backoff import Backoff
 from shared.eni_conf import EniConf
 from shared.errors import SuiteError
 from shared.health import Condition
+from shared.model import EniId
 
 VSWITCH_TTL_S: Final = 600.0
 """How long a count of free addresses is believed (terway.md §6.6)."""
@@ -90,6 +92,10 @@ class Loops:
         self._vswitches: dict[str, tuple[float, VSwitch]] = {}
         self._wake_at: asyncio.TimerHandle | None = None
         self._listed = False
+        self._strange: frozenset[EniId] = frozenset()
+        """ENIs whose security groups were strange in the last listing: said when the next one shows it, too (R25)."""
+        shortcomings = enumerate(capacity.shortcomings(world.node.kind))
+        world.fleet.set_warnings("type", {str(number): text for number, text in shortcomings})
 
     def resume(self) -> None:
         """A keeper for each ENI that the journal knows."""
@@ -205,6 +211,9 @@ class Loops:
         for name, eni in before.items():
             if eni.id is not None and name in self.keepers:
                 self.keepers[name].sight(eni, seen.get(eni.id))
+        strange = strange_groups(listing, world.owner, world.node.security_groups)
+        fleet.set_warnings("groups", {eni: text for eni, text in strange.items() if eni in self._strange})
+        self._strange = frozenset(strange)
         foreign = foreign_attached(fleet.enis, listing, world.owner)
         most = world.conf.max_enis(world.node.kind.enis)
         fleet.set_limits(limits(world.node.kind, most=most, foreign=foreign))

@@ -206,6 +206,7 @@ class _Service:
             "blocked": fleet.blocked,
             "blocks": fleet.blocks.standing(now),
             "troubles": fleet.troubles,
+            "warnings": sorted(fleet.warnings.values()),
             "plan": fleet.plan,
             "enis": [eni for _, eni in sorted(fleet.enis.items())],
             "notices": [] if world is None else list(world.notices),

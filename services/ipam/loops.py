@@ -41,8 +41,13 @@ async def watch_inventory(
     synced: Condition,
     reporter: Reporter,
     reached: Callable[[], None],
+    warned: Callable[[str], None] = lambda what: None,
 ) -> None:
-    """Follow eni_manager's inventory for ever, through its restarts; `reached` is called when it is back."""
+    """Follow eni_manager's inventory for ever, through its restarts.
+
+    `reached` is called when it is back, `warned` with each warning that was not in the last inventory.
+    """
+    warnings: set[str] = set()
     delays = RECONNECT.delays(random.random)
     while True:
         reporter.alive()
@@ -59,6 +64,10 @@ async def watch_inventory(
             if inventory.epoch != ledger.pool.epoch:
                 log.info("eni_manager_found", epoch=inventory.epoch, synced=inventory.synced)
             ledger.observe(inventory)
+            for what in sorted(set(inventory.warnings) - warnings):
+                log.warning("node_warning", what=what)
+                warned(what)
+            warnings = set(inventory.warnings)
         if absent:
             reached()
         if ledger.pool.synced:

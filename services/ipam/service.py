@@ -87,6 +87,10 @@ async def serve(node: NodeConfig, settings: Settings, stop: asyncio.Event) -> No
             """As the ADD found it, or as is known by now: the pods' watch may have been behind."""
             return lease.sticky or (pods is not None and pods.is_stateful(lease.pod, lease.pod_uid))
 
+        def warned(what: str) -> None:
+            if pods is not None:
+                pods.warn_node("ResourceInvalid", what)
+
         def lost(lease: Lease, what: str) -> None:
             if pods is not None:
                 pods.warn(lease.pod, lease.pod_uid, "ResourceInvalid", what)
@@ -170,6 +174,7 @@ async def serve(node: NodeConfig, settings: Settings, stop: asyncio.Event) -> No
                         synced=synced,
                         reporter=health.reporter("inventory", 3 * config.watch_wait_s + 30.0),
                         reached=changed,
+                        warned=warned,
                     ),
                     name="ipam-inventory",
                 ),

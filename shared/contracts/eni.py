@@ -55,6 +55,8 @@ class Inventory(msgspec.Struct, frozen=True):
     blocked_retry_after: float | None = None
     addresses_per_eni: int = 0
     """What one ENI of this node can hold; 0: not known."""
+    warnings: list[str] = []
+    """What people should mend though pods are served: a sentence each, as long as it is so."""
 
 
 class Watch(msgspec.Struct, frozen=True):

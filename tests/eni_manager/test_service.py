@@ -514,3 +514,17 @@ async def test_an_eni_taken_from_under_a_pod_waits_for_the_pod(start, cloud, tmp
         await cloud.cloud.world.settle()
         seen = await eni.until(lambda seen: used in usable(seen))
         assert taken.id in cloud.account.enis
+
+
+async def test_what_people_should_mend_is_said_when_it_is_sure(start, cloud):
+    async with start(security_groups=["sg-lab"]) as eni:
+        await eni.demand(1)
+        seen = await eni.until_usable(1)
+        assert seen.warnings == [], "ecs.g6.2xlarge is what is recommended"
+        (made,) = cloud.enis()
+        made.security_groups = ["sg-other"]
+        seen = await eni.until(lambda seen: bool(seen.warnings))
+        assert "none of the configured security groups: it has sg-other, configured are sg-lab" in seen.warnings[0]
+        assert len(usable(seen)) == 1, "reported, and no more"
+        made.security_groups = ["sg-lab"]
+        await eni.until(lambda seen: seen.warnings == [])

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from compose.lab.kubeapi import KubeApi
@@ -182,6 +183,21 @@ async def test_a_pod_is_told_what_became_of_its_address(start: Start, enis_socke
             event = await posted.get()
             assert (event.reason, event.involved_object.uid) == ("ResourceInvalid", uid)
             assert "the cloud has taken it away from eni-1" in event.message
+
+
+async def test_a_warning_of_eni_manager_is_an_event_on_the_node_once(
+    start: Start, enis_socket: Path, cluster: Cluster
+) -> None:
+    warned = msgspec.structs.replace(one_eni(1), warnings=["the type is small"])
+    async with ScriptedEniManager(enis_socket, warned) as enis, start(kube=cluster.server) as ipam:
+        async with events_of(cluster) as posted:
+            event = await posted.get()
+            assert (event.type, event.reason) == ("Warning", "ResourceInvalid")
+            assert (event.involved_object.kind, event.involved_object.name) == ("Node", "node1")
+            await enis.change(msgspec.structs.replace(one_eni(2), warnings=["another", "the type is small"]))
+            assert (await posted.get()).message == "another"
+            await ipam.ready()
+            assert posted.empty()
 
 
 async def test_the_node_says_whether_it_has_addresses_and_says_it_once(

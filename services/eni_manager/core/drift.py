@@ -126,6 +126,17 @@ def foreign_attached(beliefs: Mapping[str, Eni], listing: Iterable[CloudEni], ow
     )
 
 
+def strange_groups(listing: Iterable[CloudEni], owner: Owner, configured: Iterable[str]) -> dict[EniId, str]:
+    """ENIs of ours here that have no configured security group, a sentence each. Reported, never changed (R9)."""
+    wanted = frozenset(configured)
+    return {
+        seen.id: f"{seen.id} has none of the configured security groups: it has {_names(seen.security_groups)}, "
+        f"configured are {_names(wanted)}; ENIs made before a change keep theirs"
+        for seen in listing
+        if wanted and seen.status == "InUse" and owner.owns(seen) and wanted.isdisjoint(seen.security_groups)
+    }
+
+
 class Verdict(msgspec.Struct, frozen=True):
     """What a listing says of one ENI at rest. `doubts` are carried to the next listing.
 
@@ -183,5 +194,5 @@ def _addresses(eni: Eni, seen: CloudEni, doubts: frozenset[str]) -> Verdict:
     return Verdict(facts=tuple(facts), doubts=frozenset(absent) - set(gone), notices=tuple(notices), taken=taken)
 
 
-def _names(items: Iterable[Ip]) -> str:
-    return ", ".join(sorted(items))
+def _names(items: Iterable[str]) -> str:
+    return ", ".join(sorted(items)) or "none"

@@ -1,6 +1,6 @@
 """All that eni_manager knows of the node at one moment, and how ipam sees it. Changed by facts only."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from services.eni_manager.core.machine import State
 from services.eni_manager.core.model import Eni, Fact, Limits, SlotState, apply
@@ -25,6 +25,7 @@ class Fleet:
         self.blocks = Blocks()
         self.plan = Plan()
         self.troubles: dict[str, str] = {}
+        self.warnings: dict[str, str] = {}
 
     def apply(self, facts: Iterable[Fact]) -> None:
         """Take over facts that the journal has written."""
@@ -70,6 +71,14 @@ class Fleet:
             del self.troubles[subject]
         self.changed()
 
+    def set_warnings(self, about: str, found: Mapping[str, str]) -> None:
+        """What people should mend about `about`, all of it: subject -> a sentence."""
+        others = {subject: text for subject, text in self.warnings.items() if not subject.startswith(f"{about} ")}
+        now = others | {f"{about} {subject}": text for subject, text in found.items()}
+        if now != self.warnings:
+            self.warnings = now
+            self.changed()
+
     @property
     def blocked(self) -> str:
         """Why demand cannot be met now; empty while nothing is in the way."""
@@ -91,6 +100,7 @@ class Fleet:
             blocked=self.blocked,
             blocked_retry_after=None if retry_at is None else max(0.0, retry_at - now),
             addresses_per_eni=self.limits.per_eni,
+            warnings=sorted(self.warnings.values()),
         )
 
 

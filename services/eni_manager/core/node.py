@@ -23,7 +23,8 @@ class Node(msgspec.Struct, frozen=True):
         """How to tell our ENIs from others, and how to mark new ones."""
         return Owner(
             instance=self.instance,
-            tags={**conf.eni_tags, **CREATOR, NODE_TAG: self.instance},
+            # What is made must be found again by the filter.
+            tags={**conf.eni_tags, **conf.eni_tag_filter, **CREATOR, NODE_TAG: self.instance},
             tag_filter=conf.eni_tag_filter,
             blocked=tuple((tag.key, tag.value) for tag in conf.eni_tag_block_list),
         )

@@ -14,7 +14,7 @@ from shared.errors import NotFound
 from shared.kube.client import KubeClient
 from shared.kube.mirror import Applied, Change, Deleted, Synced
 from shared.kube.objects import ObjectReference, Pod
-from shared.kube.recorder import Recorder
+from shared.kube.recorder import Recorder, about_node
 from shared.kube.reflector import Reflector, ReflectorState
 from shared.kube.resources import PODS
 from shared.model import PodKey
@@ -41,7 +41,7 @@ class Pods:
         limits_changed: Callable[[], None] = lambda: None,
     ) -> None:
         self._client = client
-        self._kinds = stateful_kinds
+        self._node_name, self._kinds = node_name, stateful_kinds
         self._limits_changed = limits_changed
         self._pods: dict[PodKey, Pod] = {}
         self._gone: OrderedDict[PodKey, Pod] = OrderedDict()
@@ -99,6 +99,10 @@ class Pods:
     def note(self, pod: PodKey, uid: str, reason: str, message: str) -> None:
         """A Normal event on a pod; never waits, never fails."""
         self._recorder.note(self._about(pod, uid), reason, message)
+
+    def warn_node(self, reason: str, message: str) -> None:
+        """A Warning event on this node; never waits, never fails."""
+        self._recorder.warn(about_node(self._node_name), reason, message)
 
     def _about(self, pod: PodKey, uid: str) -> ObjectReference:
         known = self._pods.get(pod)

@@ -13,10 +13,13 @@ from services.eni_manager.core.drift import (
     Owner,
     foreign_attached,
     judge,
+    strange_groups,
     strangers,
 )
 from services.eni_manager.core.machine import Event, State
-from services.eni_manager.core.model import Eni, Slot, SlotsAdded, SlotsMarked, SlotState, applied
+from services.eni_manager.core.model import Eni, InstanceType, Slot, SlotsAdded, SlotsMarked, SlotState, applied
+from services.eni_manager.core.node import Node
+from shared.eni_conf import EniConf
 from shared.model import EniId, Ip, Mac
 
 HERE = "i-here"
@@ -66,6 +69,29 @@ def test_ours_by_creator_when_attached_here_by_node_tag_when_not():
     assert not OWNER.owns(listed("10.0.0.1", tags={}))
     assert not OWNER.owns(listed("10.0.0.1", tags={**OURS, "excluded": "true"}))
     assert not OWNER.owns(listed("10.0.0.1", kind="Primary"))
+
+
+def test_an_eni_without_any_configured_group_is_strange_and_one_with_some_is_not():
+    def seen(*groups, **how):
+        return msgspec.structs.replace(listed("10.0.0.1", **how), security_groups=groups)
+
+    strange = strange_groups([seen("sg-old", "sg-other")], OWNER, ["sg-new", "sg-2"])
+    assert list(strange) == ["eni-1"]
+    assert "has sg-old, sg-other, configured are sg-2, sg-new" in strange["eni-1"]
+    assert "it has none," in strange_groups([seen()], OWNER, ["sg-new"])["eni-1"]
+    for fine in (seen("sg-old", "sg-new"), seen("sg-old", tags={}), seen("sg-old", status="Detaching")):
+        assert strange_groups([fine], OWNER, ["sg-new"]) == {}
+    assert strange_groups([seen("sg-old")], OWNER, []) == {}, (
+        "nothing is configured: the primary ENI's, whatever they are"
+    )
+
+
+def test_what_we_make_passes_our_own_filter():
+    conf = EniConf(eni_tag_filter={"team": "net", "stage": "prod"}, eni_tags={"stage": "test", "x": "y"})
+    node = Node(HERE, "r", "z", InstanceType("t", 4, 10), ("v",), ("sg",))
+    owner = node.owner(conf)
+    assert owner.owns(listed("10.0.0.1", tags=owner.tags))
+    assert owner.owns(listed("10.0.0.1", tags=owner.tags, instance="", status="Available"))
 
 
 def test_a_tag_filter_narrows_it():
