@@ -5,7 +5,8 @@ import msgspec
 from compose.lab.cloud.cloud import Cloud
 from compose.lab.cloud.core.model import Eni, EniStatus, EniType, RouteStatus
 from compose.lab.fabric import names
-from compose.lab.fabric.vpc import Link, VpcFabric
+from compose.lab.fabric.survey import Link
+from compose.lab.fabric.vpc import VpcFabric
 from shared.model import Cidr, Ip
 
 _PLUGGED = (EniStatus.IN_USE, EniStatus.DETACHING)

@@ -13,5 +13,6 @@ its kernel, IPv6 neighbour discovery by `neighbours.py`.
 Everything about an ENI is one value, `port.Port`, and what the kernel is told is the difference between two of them:
 `script.py` routes (all that makes an address, a prefix or an entry of the VPC's route table reachable),
 `firewall.py` who may send from what, with counters, and `groups.py` what security groups let through.
-Everything else falls into a black hole or is dropped and counted. Then read `vpc.py`.
+Everything else falls into a black hole or is dropped and counted. Then read `vpc.py`;
+`survey.py` reads back what there is.
 """

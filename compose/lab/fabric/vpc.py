@@ -8,51 +8,25 @@ whatever a killed one left is removed by `remove_leftovers` before a new one sta
 import asyncio
 import functools
 import socket
-import subprocess
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
-from typing import Any, ParamSpec, Self, TypeVar
+from typing import ParamSpec, Self, TypeVar
 
 import msgspec
 
 from compose.lab.cloud.core.model import SecurityGroup
-from compose.lab.fabric import conntrack, firewall, kernel, names, neighbours, script
-from compose.lab.fabric.groups import chains, groups_of, members, no_chains
+from compose.lab.fabric import conntrack, firewall, kernel, names, neighbours, script, survey
+from compose.lab.fabric.groups import chains, members, no_chains
 from compose.lab.fabric.netns import enter
 from compose.lab.fabric.port import Port
 from compose.lab.fabric.script import Plan
+from compose.lab.fabric.survey import Counters, Link
 from shared.errors import NotFound
 from shared.model import Cidr, Ip, Mac
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-class Traffic(msgspec.Struct, frozen=True):
-    """Packets and bytes, as IP sees them."""
-
-    packets: int = 0
-    bytes: int = 0
-
-
-class Counters(msgspec.Struct, frozen=True):
-    """What an ENI has sent and received, by its own address or prefix; `refused`: by sources that are not its own."""
-
-    sent: dict[Ip | Cidr, Traffic]
-    received: dict[Ip | Cidr, Traffic]
-    refused: dict[Ip | Cidr, Traffic]
-    dropped: dict[str, Traffic]
-    """Between `FROM > TO`, of which it is one: what security groups did not let through."""
-
-
-class Link(msgspec.Struct, frozen=True):
-    """A link of a namespace."""
-
-    name: str
-    mac: str
-    addresses: list[str]
-    up: bool
 
 
 def remove_leftovers(lab: str) -> list[str]:
@@ -263,31 +237,25 @@ class VpcFabric:
     async def counters(self, eni: str) -> Counters:
         """Since each address was assigned."""
         self._port(eni)
-        return await self.inside_vpc(_counters, eni)
+        return await self.inside_vpc(survey.counters, eni)
 
     async def links(self, node: str) -> list[Link]:
         """What a node's namespace holds now."""
         if (namespace := self._nodes.get(node)) is None:
             raise NotFound(f"there is no node {node}")
-        return await self.inside_vpc(kernel.inside, namespace, _links)
+        return await self.inside_vpc(kernel.inside, namespace, survey.links)
 
     async def vpc_links(self) -> list[Link]:
         """What the VPC's namespace holds now."""
-        return await self.inside_vpc(_links)
+        return await self.inside_vpc(survey.links)
 
     async def delivered(self) -> dict[Ip | Cidr, str]:
         """Address, prefix or routed destination to the ENI that the kernel delivers it to now."""
-        return await self.inside_vpc(_delivered, tuple(self._routes))
+        return await self.inside_vpc(survey.delivered, tuple(self._routes))
 
     async def guards(self) -> dict[str, tuple[str, ...]]:
         """ENI to the security groups whose rules the kernel applies to it now, in order of their names."""
-        return await self.inside_vpc(_guards)
-
-
-def _guards() -> dict[str, tuple[str, ...]]:
-    listing = _json("nft", "-j", "list", "map", *firewall.TABLE.split(), "ingress")
-    elements = [pair for entry in listing["nftables"] if "map" in entry for pair in entry["map"].get("elem", [])]
-    return {eni: groups_of(verdict["jump"]["target"]) for eni, verdict in elements}
+        return await self.inside_vpc(survey.guards)
 
 
 def _become(before: Port, after: Port, lines: list[str]) -> None:
@@ -322,56 +290,3 @@ def _device_names() -> set[str]:
 def _free_device() -> str:
     taken = _device_names()
     return next(name for name in (f"eth{i}" for i in range(len(taken) + 1)) if name not in taken)
-
-
-def _json(*command: str) -> Any:
-    return msgspec.json.decode(subprocess.run(command, capture_output=True, check=True).stdout)
-
-
-def _counted(listing: Any, kind: str) -> Iterator[tuple[list[Any], Traffic]]:
-    """Key, as nft prints it, and traffic of each element of the filter's sets of this kind."""
-    for entry in (e["set"] for e in listing["nftables"] if "set" in e):
-        if entry["name"].removesuffix("_wide").rstrip("46") == kind:
-            for element in (e["elem"] for e in entry.get("elem", [])):
-                counter = element.get("counter", {})
-                yield element["val"]["concat"], Traffic(counter.get("packets", 0), counter.get("bytes", 0))
-
-
-def _range(shown: Any) -> Ip | Cidr:
-    """An address or a prefix, as nft prints it."""
-    if isinstance(shown, dict):
-        return Cidr(f"{shown['prefix']['addr']}/{shown['prefix']['len']}")
-    return Ip(shown)
-
-
-def _counters(eni: str) -> Counters:
-    listing = _json("nft", "-j", "list", "table", *firewall.TABLE.split())
-    sent, received, refused = (
-        {_range(key[-1]): traffic for key, traffic in _counted(listing, kind) if key[0] == eni}
-        for kind in ("sources", "destinations", "refused")
-    )
-    dropped = {" > ".join(key): traffic for key, traffic in _counted(listing, "dropped") if eni in key}
-    return Counters(sent, received, refused, dropped)
-
-
-def _delivered(entries: Iterable[Cidr]) -> dict[Ip | Cidr, str]:
-    """`ip` shows the route of one host, or of everybody, in its own way; `entries` are called what they are."""
-    found: dict[str, str] = {}
-    for option, everybody in (("-4", "0.0.0.0/0"), ("-6", "::/0")):
-        for route in _json("ip", "-j", option, "route", "show"):
-            if script.NEXT_HOP in (route.get("gateway"), route.get("via", {}).get("host")):
-                found[everybody if route["dst"] == "default" else route["dst"]] = route["dev"]
-    hosts = {entry.partition("/")[0]: entry for entry in entries if entry.endswith(("/32", "/128"))}
-    return {Cidr(hosts[dst]) if dst in hosts else Ip(dst): device for dst, device in found.items()}
-
-
-def _links() -> list[Link]:
-    return [
-        Link(
-            name=entry["ifname"],
-            mac=entry.get("address", ""),
-            addresses=[f"{a['local']}/{a['prefixlen']}" for a in entry.get("addr_info", [])],
-            up="UP" in entry.get("flags", []),
-        )
-        for entry in _json("ip", "-j", "address", "show")
-    ]
