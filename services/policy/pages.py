@@ -65,7 +65,7 @@ class Pages:
         compat = self._live.cluster.compat
         try:
             probe = probe_of(port)
-            return _json(await self._ask(lambda packed: _explanation(packed, compat, source, destination, probe)))
+            return _json(await self._ask(lambda packed: explanation(packed, compat, source, destination, probe)))
         except ValueError as error:
             return _refused(str(error))
 
@@ -77,10 +77,10 @@ class Pages:
             probes = [probe_of(text) for text in query["matrix"].split(",")] if query.get("matrix") else None
             matrix = None
             if probes is not None:
-                matrix = await self._ask(lambda packed: _matrix(packed, cluster.compat, probes, namespaces))
+                matrix = await self._ask(lambda packed: matrix_of(packed, cluster.compat, probes, namespaces))
                 if query.get("messages") != "true":
                     return _json(matrix)
-            said = await self._ask(lambda packed: _messages(packed, cluster.compat, node))
+            said = await self._ask(lambda packed: messages_of(packed, cluster.compat, node))
         except ValueError as error:
             return _refused(str(error))
         return _json(Computed(said, [problem for found in cluster.problems.values() for problem in found], matrix))
@@ -92,7 +92,7 @@ class Pages:
             return await asyncio.to_thread(answer, self._live.cluster.store.copy())
 
 
-def _explanation(packed: Packed, compat: Compat, source: str, destination: str, probe: Probe) -> Explanation:
+def explanation(packed: Packed, compat: Compat, source: str, destination: str, probe: Probe) -> Explanation:
     """As the pods' own nodes see it. An address of a pod is that pod. Raises Invalid."""
     source, destination = _named(packed, source), _named(packed, destination)
     return Overview(values(packed), compat, only=(source, destination)).explain(source, destination, probe)
@@ -103,7 +103,7 @@ def _named(packed: Packed, who: str) -> str:
     return who if address is None else pod_at(packed, address) or address
 
 
-def _matrix(
+def matrix_of(
     packed: Packed, compat: Compat, probes: list[Probe], namespaces: frozenset[str]
 ) -> dict[str, dict[str, dict[str, Cell]]]:
     """Raises Invalid when it would be too large."""
@@ -121,7 +121,8 @@ def _matrix(
     return Overview(values(packed), compat, only=pods).matrix(probes)
 
 
-def _messages(packed: Packed, compat: Compat, node: str | None) -> list[dict[str, object]]:
+def messages_of(packed: Packed, compat: Compat, node: str | None) -> list[dict[str, object]]:
+    """What a node is told, or, without one, a node that has all the pods."""
     graph = Graph(node, compat)
     for key, value in values(packed):
         graph.update(key, value)
