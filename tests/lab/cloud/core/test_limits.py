@@ -100,9 +100,9 @@ def test_distributions_that_cannot_be(text: bytes) -> None:
         msgspec.json.decode(b'{"attach": ' + text + b"}", type=Delays)
 
 
-@given(st.lists(st.floats(0.001, 100), max_size=20))
-def test_the_calendar_keeps_the_order_of_times(waits: list[float]) -> None:
-    calendar, happened = Calendar(lambda: 0.0), list[float]()
+@given(st.lists(st.integers(1, 50), max_size=20))
+def test_the_calendar_keeps_the_order_of_times(waits: list[int]) -> None:
+    calendar, happened = Calendar(lambda: 0.0), list[int]()
     for wait in waits:
         calendar.after((wait, wait), 1000.0, lambda wait=wait: happened.append(wait))
     while (due := calendar.next_due) is not None:
