@@ -171,7 +171,8 @@ class Inputs:
         groups = {group for group, _ in self._kinds}
         return all((group, version) in self._served for group in groups for version in VERSIONS[group])
 
-    def _best(self, group: str, kind: str) -> Iterator[Resource]:
+    def _found(self, group: str, kind: str) -> Iterator[Resource]:
+        """The versions in which a kind is served, the best first."""
         for version in VERSIONS[group]:
             resource = self._served.get((group, version), {}).get(kind)
             if resource is not None:
@@ -180,7 +181,7 @@ class Inputs:
     def _adjust(self, tasks: asyncio.TaskGroup, answered: set[str]) -> None:
         """Watch what is there, leave what has not been there for a while."""
         for name, kind in self._kinds.items():
-            served = list(self._best(*name))
+            served = list(self._found(*name))
             watch = self._watches.get(name)
             if watch is None:
                 if served:

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from compose.lab.kubeapi.api import DeleteOptions
-from services.policy.adapters.kube import wanted
+from services.policy.adapters.kube import VERSIONS, wanted
 from services.policy.core import messages, objects
 from services.policy.core.profiles import FELIX_3_5_2, FELIX_3_24_5, FELIX_CURRENT
 from tests.policy.adapters.world import (
@@ -79,6 +79,7 @@ async def test_only_what_exists_and_what_the_profile_reads_is_watched() -> None:
     assert objects.EndpointSlice not in wanted(FELIX_3_5_2).values()
     assert objects.Tier not in wanted(FELIX_3_24_5).values()
     assert objects.Tier in wanted(FELIX_CURRENT).values()
+    assert {group for group, _ in wanted(FELIX_CURRENT)} == set(VERSIONS)
 
 
 def admin(kind: str, version: str, name: str, action: str, **spec: object) -> Json:
