@@ -134,7 +134,7 @@ class Site:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def site() -> AsyncIterator[Site]:
-    layout = Layout.of(f"crash{os.environ.get('PYTEST_XDIST_WORKER', '')}")
+    layout = Layout.of(f"crash{os.getpid()}")  # two runs at a time do not share a lab
     options = Options(
         nodes=1, pool=(0, 0), runtime="cni", processes=True, delays="none", cooldown_s=0.2, pool_sync_s=0.3
     )

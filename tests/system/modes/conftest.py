@@ -23,7 +23,7 @@ _PORTMAP = Path("/usr/lib/cni/portmap")
 @pytest_asyncio.fixture(scope="session", loop_scope="session", params=MODES)
 async def site(request: SimpleNamespace) -> AsyncIterator[Site]:
     mode: str = request.param
-    layout = Layout.of(f"m{MODES.index(mode)}{os.environ.get('PYTEST_XDIST_WORKER', '')}")
+    layout = Layout.of(f"m{MODES.index(mode)}p{os.getpid()}")  # two runs at a time do not share a lab
     options = Options(runtime="cni", processes=True, cooldown_s=0.2, instance_type="ecs.g6.4xlarge")
     record = await lab.up(layout, options, say=lambda line: None)
     try:
