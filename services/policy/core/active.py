@@ -83,10 +83,6 @@ class ActiveRules:
         """What a profile hands down."""
         self._index.set_parent(profile, labels)
 
-    def policy(self, key: v1.PolicyKey) -> v1.Policy:
-        """A policy's content, of whatever version it is now."""
-        return self._policies[key]
-
     def _list_profile(self, name: str) -> None:
         count = self._listed.get(name, 0)
         self._listed[name] = count + 1

@@ -66,14 +66,6 @@ class Intake:
         self.problems.pop(source, None)
         return self._replace(source, [])
 
-    def knows(self, kind: type[objects.Object], namespace: str, name: str) -> bool:
-        """Whether the object stands behind anything."""
-        return Source(kind, namespace, name) in self._keys
-
-    def source(self, key: v1.Key) -> Source | None:
-        """The object behind a key; slow, for explanations."""
-        return next((source for source, keys in self._keys.items() if key in keys), None)
-
     def _replace(self, source: Source, pairs: _Pairs) -> list[Update]:
         before = self._keys.get(source, ())
         after = tuple(key for key, value in pairs if value is not None)
@@ -124,6 +116,7 @@ class Intake:
                 return [(v1.NetworkSetKey(written.metadata.name), calico.global_network_set(written, note))]
             case objects.NetworkSet():
                 if not compat.network_sets:
+                    note("kind", f"Felix {compat.name} does not know it")
                     return []
                 name = f"{written.metadata.namespace}/{written.metadata.name}"
                 return [(v1.NetworkSetKey(name), calico.network_set(written, note))]

@@ -175,10 +175,6 @@ class LabelIndex(Generic[K, I]):
         self._buckets: dict[str, _Bucket[K]] = {}
         self._undemanding: set[K] = set()
 
-    def groups(self) -> Iterable[Group[K, I]]:
-        """All groups that have an item."""
-        return self._groups.values()
-
     # ---- items
 
     def add(self, item: I, labels: Mapping[str, str], parents: tuple[str, ...]) -> Group[K, I]:
@@ -326,11 +322,6 @@ class LabelIndex(Generic[K, I]):
         for group in matched:
             group.matches.remove(key)
             self._stopped(key, group)
-
-    def matched(self, key: K) -> list[Group[K, I]]:
-        """The groups that a selector matches."""
-        entry = self._entries.get(key)
-        return [] if entry is None else self._matched(key, entry)
 
     def _matched(self, key: K, entry: _Entry[K, I]) -> list[Group[K, I]]:
         return [group for group in self._wanted(entry.demands) if key in group.matches]

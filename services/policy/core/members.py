@@ -30,9 +30,6 @@ class Members:
         self._items: dict[v1.Key, tuple[Item, Group[str, Item]]] = {}
         self._sets: dict[str, IPSet] = {}
 
-    def __len__(self) -> int:
-        return len(self._items)
-
     # ---- sets
 
     def add_set(self, ipset: IPSet) -> None:

@@ -76,10 +76,6 @@ class RuleScanner:
         self._refer(("profile", name), {})
         self._sequencer.profiles.remove(name, messages.ActiveProfileRemove(messages.ProfileID(name)))
 
-    def sets(self) -> list[IPSet]:
-        """The sets that are needed now."""
-        return [counted.ipset for counted in self._sets.values()]
-
     def _refer(self, owner: Owner, sets: Sets) -> None:
         before = self._sets_of.get(owner, frozenset())
         if sets:

@@ -17,6 +17,7 @@ SERVICE_ACCOUNT = "projectcalico.org/serviceaccount"
 Note = Callable[[str, str], None]
 """Called with a field and a reason when a part of an object is passed over."""
 
+_ACTIONS = ("Allow", "Deny", "Log", "Pass")
 _NUMBER = re.compile(r"[0-9]{1,9}", re.ASCII)
 _RANGE = re.compile(r"([0-9]{1,9}):([0-9]{1,9})", re.ASCII)
 _NAME = re.compile(r"[a-zA-Z0-9_.-]{1,128}", re.ASCII)
@@ -36,6 +37,7 @@ def network_policy(policy: objects.NetworkPolicy, compat: Compat, note: Note) ->
     selector = f"{NAMESPACE} == '{namespace}'"
     if spec.selector:
         selector = f"({spec.selector}) && {selector}"
+    _note_unknown_scopes(compat, note, **_account_scope(spec))
     if compat.policy_scopes and spec.service_account_selector:
         # Unlike in a global policy, all() stays all() here.
         selector = _also(selector, spec.service_account_selector, "pcsa.", "spec.serviceAccountSelector", compat, note)
@@ -54,6 +56,7 @@ def global_policy(policy: objects.GlobalNetworkPolicy, compat: Compat, note: Not
     """A policy of the whole cluster, host endpoints included. Raises Invalid."""
     spec = policy.spec
     selector = spec.selector
+    _note_unknown_scopes(compat, note, namespaceSelector=spec.namespace_selector, **_account_scope(spec))
     if compat.policy_scopes:
         # Each rewrite of all() hits the whole text, also what the user wrote: the original does the same.
         for text, prefix, label, field in (
@@ -72,6 +75,16 @@ def global_policy(policy: objects.GlobalNetworkPolicy, compat: Compat, note: Not
         apply_on_forward=spec.apply_on_forward,
         types=tuple(direction.lower() for direction in spec.types),
     )
+
+
+def _account_scope(spec: objects.NetworkPolicySpec) -> dict[str, str]:
+    return {"serviceAccountSelector": spec.service_account_selector}
+
+
+def _note_unknown_scopes(compat: Compat, note: Note, **scopes: str) -> None:
+    for name, text in scopes.items():
+        if text and not compat.policy_scopes:
+            note(f"spec.{name}", f"Felix {compat.name} does not know it, so it limits nothing")
 
 
 def _order(order: float | None) -> float | None:
@@ -108,6 +121,10 @@ def _rule(rule: objects.Rule, namespace: str, compat: Compat, field: str, note: 
     destination_service = destination.services or objects.ServiceMatch()
     icmp, not_icmp = rule.icmp or objects.ICMP(), rule.not_icmp or objects.ICMP()
     services = compat.services
+    if rule.action not in _ACTIONS:
+        note(f"{field}.action", f"{rule.action!r} is no action")
+    if not services and (source.services or destination.services):
+        note(f"{field}.services", f"Felix {compat.name} does not know it, so it limits nothing")
     return v1.Rule(
         action="next-tier" if rule.action == "Pass" else rule.action.lower(),
         ip_version=rule.ip_version,
