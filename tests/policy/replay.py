@@ -113,25 +113,33 @@ PLACEHOLDER = "taken from ops"
 def case_differences(case: Json, compat: Compat, host: str) -> Iterator[tuple[int, list[str]]]:
     """Step numbers with what differs there; a step without differences has an empty list."""
     universe = Universe(compat, host, case["mode"])
+    broken = ""
     for number, step in enumerate(case["steps"]):
-        found: list[str] = []
-        updates: list[Json] = []
-        for op in step["ops"]:
-            for key, kind, value in universe.apply(op):
-                universe.graph.update(key, value)
-                entry = {"key": key.path, "type": kind, "value": bare(v1_json(key, value))}
-                if key in universe.graph.invalid:
-                    entry["dropped_by_filter"] = True
-                updates.append(entry)
-        found.extend(_v1_differences(step["v1"], updates))
-        if number == case["in_sync_at_step"]:
-            universe.graph.in_sync()
-        sent = universe.graph.flush()
-        universe.dataplane.apply(sent)
-        _fold(universe.state, step)
-        found.extend(_state_differences(universe.state, universe.dataplane.state()))
-        found.extend(_order_differences(step["trace"], sent))
+        try:
+            found = [broken] if broken else list(_step_differences(universe, step, number == case["in_sync_at_step"]))
+        except Exception as error:  # counts as a difference, and what follows cannot be right either
+            broken = f"raised in step {number}: {error!r}"
+            found = [broken]
         yield number, found
+
+
+def _step_differences(universe: Universe, step: Json, in_sync: bool) -> Iterator[str]:
+    updates: list[Json] = []
+    for op in step["ops"]:
+        for key, kind, value in universe.apply(op):
+            universe.graph.update(key, value)
+            entry = {"key": key.path, "type": kind, "value": bare(v1_json(key, value))}
+            if key in universe.graph.invalid:
+                entry["dropped_by_filter"] = True
+            updates.append(entry)
+    yield from _v1_differences(step["v1"], updates)
+    if in_sync:
+        universe.graph.in_sync()
+    sent = universe.graph.flush()
+    universe.dataplane.apply(sent)
+    _fold(universe.state, step)
+    yield from _state_differences(universe.state, universe.dataplane.state())
+    yield from _order_differences(step["trace"], sent)
 
 
 def _v1_differences(expected: list[Json], actual: list[Json]) -> Iterator[str]:
@@ -220,7 +228,7 @@ def _flat(value: Json) -> Json:
 def file_differences(path: Path) -> Iterator[tuple[str, list[str]]]:
     """Every step of a file: its name and what differs."""
     content = load(path)
-    compat = PROFILES[str(content.get("felix") or ("3.5.2" if "3.5.2" in path.name else "3.24.5"))]
+    compat = PROFILES[content.get("felix") or content["version"]]
     for index, case in enumerate(content["cases"]):
         if "selector" in case:
             yield f"{path.name} selector {index}", selector_differences(case, content["labels"], compat)

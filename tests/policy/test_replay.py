@@ -1,5 +1,6 @@
 """The original's own answers: every recorded universe and edge case of both versions, without a single difference."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -32,3 +33,19 @@ def test_finds_a_difference(vectors: Path, tmp_path: Path, capsys: pytest.Captur
     forged.write_text((vectors / "selectors.json").read_text().replace('"canonical": "', '"canonical": "!', 1))
     assert main([str(forged)]) == 1
     assert capsys.readouterr().out.endswith("replay: 1 of 630 steps differ\n")
+
+
+def test_an_error_counts_as_a_difference(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A recording that cannot be run differs from there on; the run goes on with the next case."""
+    step = {
+        "ops": [{"op": "apply", "object": {"kind": "Unheard"}}],
+        "v1": [],
+        "changed": {},
+        "removed": {},
+        "trace": [],
+    }
+    case = {"name": "odd", "mode": "crd", "in_sync_at_step": 9, "steps": [step, {**step, "ops": []}]}
+    fine = {**case, "name": "fine", "steps": [{**step, "ops": []}]}
+    (tmp_path / "odd.json").write_text(json.dumps({"felix": "3.24.5", "host": "node1", "cases": [case, fine]}))
+    assert main([str(tmp_path / "odd.json")]) == 1
+    assert capsys.readouterr().out.endswith("replay: 2 of 3 steps differ\n")
