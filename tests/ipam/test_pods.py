@@ -175,7 +175,7 @@ async def test_a_pod_is_told_what_became_of_its_address(start: Start, enis_socke
             await ipam.add("a", pod="web", pod_uid=uid)  # a repeated ADD is no news
             for _ in range(2):
                 with pytest.raises(Exhausted):
-                    await ipam.add("b", pod="web", pod_uid=uid, deadline_s=0.2)
+                    await ipam.add("b", pod="web", pod_uid=uid, deadline_s=2.0)
             first, again = await posted.get(), await posted.get()
             assert (first.type, first.reason, again.count) == ("Warning", "AllocIPFailed", 2)
             assert "the node's addresses are exhausted: 1 of at most 1" in first.message
