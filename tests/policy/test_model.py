@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,6 +20,8 @@ from tests.policy.model import Model
 from tests.policy.universes import HOST, Change, Dice
 
 SEQUENCES = int(os.environ.get("TERWAY_POLICY_SEQUENCES", "500"))
+pytestmark = pytest.mark.timeout(120 + SEQUENCES // 5)
+
 Store = dict[v1.Key, v1.Value]
 
 thorough = settings(max_examples=SEQUENCES, deadline=None)
