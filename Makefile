@@ -1,7 +1,7 @@
 # `make demo` and `make test` do everything on a fresh Debian 12 machine, as root.
 PYTHON := .venv/bin/python
 
-.PHONY: demo test test-compose setup lint unit system bench replay clean
+.PHONY: demo test test-compose setup lint unit system bench replay nightly fuzz clean
 
 demo: setup          ## the main job, end to end, on the lab
 	$(PYTHON) -m compose.demo
@@ -30,9 +30,22 @@ test-compose: setup  ## each service in a container of its own, on a Docker engi
 
 bench: setup         ## ratios measured side by side; writes build/bench.json
 	$(PYTHON) -m tests.bench.cni_bench
+	$(PYTHON) -m tests.bench.policy_bench
+	$(PYTHON) -m tests.bench.bandwidth_bench
 
 replay:              ## FILES="…": recorded universes and selectors through the policy calculation
 	$(PYTHON) -m tests.policy.replay $(FILES)
+
+nightly: setup       ## what takes too long for every change: long random sequences, against models and by coverage
+	TERWAY_POLICY_SEQUENCES=10000 .venv/bin/pytest -q tests/policy --timeout 3600
+	POOL_AND_ENIS_STEPS=100000 .venv/bin/pytest -q tests/pool_and_enis --timeout 3600
+	$(MAKE) fuzz
+
+FUZZ_S ?= 300
+fuzz: setup          ## FUZZ_S=300: seconds of coverage-guided search; a find is left in build/fuzz
+	build/uv/bin/uv sync --frozen --quiet --python /usr/bin/python3 --group fuzz
+	mkdir -p build/fuzz/corpus
+	$(PYTHON) -m tests.fuzz.policy_fuzz -max_total_time=$(FUZZ_S) -max_len=400 -artifact_prefix=build/fuzz/ build/fuzz/corpus
 
 clean:
 	rm -rf build .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
