@@ -3,8 +3,9 @@ PYTHON := .venv/bin/python
 
 .PHONY: demo test test-compose setup lint unit system bench replay nightly fuzz clean
 
-demo: setup          ## the main job, end to end, on the lab
-	$(PYTHON) -m compose.demo
+MODE ?= shared-veth
+demo: setup          ## the main job, end to end, on the lab; MODE=vpc-route: in another mode
+	$(PYTHON) -m compose.demo --mode $(MODE)
 
 test: setup lint unit system  ## everything CI judges
 

@@ -24,7 +24,7 @@ from compose.lab.reach import OUTSIDE, reach
 from compose.lab.record import Options, Record
 from compose.lab.serve import Port
 from shared.errors import SuiteError
-from shared.model import PodKey
+from shared.model import Mode, PodKey
 
 Check = Callable[[], Awaitable[str]]
 NAME = "demo"
@@ -39,8 +39,8 @@ class Failed(Exception):
 class Demo:
     """The checks, in the order in which they are made; each returns what it saw or raises."""
 
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self._say = say
+    def __init__(self, say: Callable[[str], None], mode: Mode = Mode.SHARED_VETH) -> None:
+        self._say, self._mode = say, mode
         self._layout = Layout.of(NAME)
         self._made: Record | None = None
         self._pods: dict[str, PodInfo] = {}
@@ -94,7 +94,7 @@ class Demo:
         """Everything of the lab."""
         self._machine = await _machine()
         await lab.down(self._layout, say=self._say)  # what a killed demo left
-        self._made = await lab.up(self._layout, Options(), say=self._say)
+        self._made = await lab.up(self._layout, Options(mode=self._mode), say=self._say)
         return ", ".join(f"{node.name} {node.primary_ip} in {node.vswitch}" for node in self._made.nodes)
 
     def _runner(self, name: str) -> Check:
@@ -267,14 +267,14 @@ async def _machine() -> dict[str, Any]:
     return seen
 
 
-async def run() -> int:
+async def run(mode: Mode) -> int:
     """Make all checks; the exit code."""
     began = time.monotonic()
 
     def say(line: str) -> None:
         click.echo(f"       {time.monotonic() - began:5.1f}s  {line}", err=True)
 
-    demo = Demo(say)
+    demo = Demo(say, mode)
     passed = 0
     checks = demo.checks()
     try:
@@ -291,8 +291,17 @@ async def run() -> int:
     return 0 if passed == len(checks) else 1
 
 
-def main() -> int:
-    """What `python -m compose.demo` does."""
+@click.command()
+@click.option(
+    "--mode", type=click.Choice([mode.value for mode in Mode]), default=Mode.SHARED_VETH.value, show_default=True
+)
+def main(mode: str) -> None:
+    """The main job, end to end, on this machine."""
+    sys.exit(demonstrate(Mode(mode)))
+
+
+def demonstrate(mode: Mode) -> int:
+    """What `python -m compose.demo` does; the exit code."""
     missing = [program for program in PROGRAMS if shutil.which(program) is None]
     if os.geteuid() != 0 or missing:
         click.echo(f"demo: needs root{' and ' + ', '.join(missing) if missing else ''}; see deploy/", err=True)
@@ -300,7 +309,7 @@ def main() -> int:
     with socket.socket(socket.AF_UNIX) as alone:
         try:
             alone.bind(f"\0terway-lab-{NAME}")  # an abstract name is a lock that no crash leaves behind
-            return asyncio.run(run())
+            return asyncio.run(run(mode))
         except KeyboardInterrupt:
             click.echo("demo: interrupted; the lab is down", err=True)
             return 130
@@ -312,4 +321,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

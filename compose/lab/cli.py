@@ -22,7 +22,9 @@ from compose.lab.layout import Layout
 from compose.lab.pods import PodInfo, Pods, parse_pod
 from compose.lab.record import Options, Record
 from compose.lab.serve import parse_ports
+from services.eni_manager.core.preflight import not_built
 from shared.errors import Conflict, DeadlineExceeded, SuiteError
+from shared.model import Mode
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -102,6 +104,12 @@ def _not_yet(what: str) -> Callable[[click.Context, click.Parameter, Any], Any]:
     return check
 
 
+def _mode(context: click.Context, parameter: click.Parameter, value: str) -> Mode:
+    if not_built(Mode(value)):
+        raise click.BadParameter(f"not built yet: {value}")
+    return Mode(value)
+
+
 @click.group()
 def lab() -> None:
     """A VPC of real packets on this machine: nodes, pods, probes."""
@@ -111,10 +119,10 @@ def lab() -> None:
 @click.option("--nodes", type=click.IntRange(1, 8), default=2, show_default=True)
 @click.option(
     "--mode",
-    type=click.Choice(["shared-veth", "shared-ipvlan", "exclusive-eni", "vpc-route"]),
-    default="shared-veth",
+    type=click.Choice([mode.value for mode in Mode]),
+    default=Mode.SHARED_VETH.value,
     show_default=True,
-    callback=_not_yet("only shared-veth is"),
+    callback=_mode,
     help="How pods get their address.",
 )
 @click.option("--policy", is_flag=True, callback=_not_yet("NetworkPolicy is off"), help="Enforce NetworkPolicy.")
@@ -141,7 +149,7 @@ def lab() -> None:
 )
 @click.option("--keep", is_flag=True, help="After a failure, leave everything for a look at it.")
 @command
-async def up(context: Context, *, mode: str, policy: bool, stack: str, keep: bool, **given: Any) -> None:
+async def up(context: Context, *, policy: bool, stack: str, keep: bool, **given: Any) -> None:
     """Bring a lab up; returns when its services are ready and a pod would run."""
     made = await labs.up(context.layout, Options(**given), say=context.say, keep=keep)
     context.say("ready")

@@ -27,9 +27,12 @@ from compose.lab.mounts import unmount_below
 from compose.lab.record import Options, Record
 from compose.lab.serve import Port
 from compose.lab.waiting import until
+from services.eni_manager.adapters import kernel
+from services.eni_manager.core import preflight
 from shared.errors import Conflict, NotFound, Refused, SuiteError
 from shared.kube.access import KubeAddress
 from shared.kube.client import KubeClient
+from shared.model import Mode
 
 Say = Callable[[str], None]
 HELLO = [Port(80, "tcp"), Port(80, "udp")]
@@ -41,6 +44,7 @@ async def up(layout: Layout, options: Options, *, say: Say, keep: bool = False) 
 
     Conflict: it is up with other options. `keep`: leave what there is after a failure, for a look at its logs.
     """
+    await _require_kernel(options.mode)
     with _locked(layout):
         with suppress(NotFound, Conflict):
             there = record.read(layout)
@@ -59,6 +63,16 @@ async def up(layout: Layout, options: Options, *, say: Say, keep: bool = False) 
                 say("failed; taking everything back")
                 await _clear(layout)
             raise
+
+
+async def _require_kernel(mode: Mode) -> None:
+    """Refused: this machine's kernel, which is that of all nodes, cannot carry the mode."""
+    needs = preflight.NEEDS[mode]
+    if lacking := preflight.kernel_lacks(mode, await asyncio.to_thread(kernel.known, needs)):
+        raise Refused(
+            f"mode {mode} cannot run on this machine: its kernel has no {', no '.join(lacking)} "
+            "(`make test-kernel` runs such modes in a guest)"
+        )
 
 
 async def down(layout: Layout, *, say: Say) -> bool:

@@ -14,6 +14,7 @@ from compose.lab.record import Options
 from compose.lab.waiting import until
 from services.cni_shim.config import GatewayConfig
 from services.cni_shim.install import install
+from services.eni_manager.core.preflight import OPEN_MODES
 from shared.config import load, load_node
 from shared.errors import Conflict, NotFound
 from shared.kube.client import KubeClient
@@ -63,6 +64,8 @@ def config_of(node: NodeLayout, facts: NodeFacts, options: Options, about: dict[
             "kube": {"server": about["kubernetes"]},
         },
         "eni_manager": {
+            "mode": options.mode,
+            "allowed_modes": sorted({*OPEN_MODES, options.mode}),
             "metadata_url": about["metadata"],
             "ecs_endpoint": about["openapi"],
             "vpc_endpoint": about["openapi"],

@@ -8,6 +8,7 @@ import msgspec
 from compose.lab.control import NodeFacts
 from compose.lab.layout import Layout
 from shared.errors import Conflict, NotFound
+from shared.model import Mode
 
 Runtime = Literal["containerd", "cni"]
 
@@ -16,6 +17,8 @@ class Options(msgspec.Struct, frozen=True):
     """What a lab can be asked for."""
 
     nodes: int = 2
+    mode: Mode = Mode.SHARED_VETH
+    """How pods get their address."""
     instance_type: str = "ecs.g6.2xlarge"
     pool: tuple[int, int] = (2, 5)
     """Fewest and most idle addresses that each node keeps."""

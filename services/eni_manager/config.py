@@ -7,7 +7,7 @@ from typing import NamedTuple
 import msgspec
 
 from services.eni_manager.adapters.imds import BASE_URL
-from services.eni_manager.core.preflight import OPEN_MODES, closed_gate
+from services.eni_manager.core.preflight import OPEN_MODES, closed_gate, not_built
 from shared.config import ConfigError, load
 from shared.eni_conf import EniConf, load_eni_conf
 from shared.model import Mode
@@ -51,10 +51,8 @@ class EniManagerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         problems = []
         if closed := closed_gate(self.mode, self.allowed_modes):
             problems.append(f"mode: {closed}")
-        if self.mode is not Mode.SHARED_VETH:
-            problems.append(
-                f"mode: {self.mode} is not available in this version; set it to {Mode.SHARED_VETH} or leave it out"
-            )
+        if missing := not_built(self.mode):
+            problems.append(f"mode: {missing}")
         if not 0 <= self.http_port <= 65535:
             problems.append(f"http_port: expected 0 to 65535, got {self.http_port}")
         if not 576 <= self.mtu <= 9000:

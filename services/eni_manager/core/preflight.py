@@ -15,6 +15,9 @@ from shared.model import Mode
 OPEN_MODES = (Mode.SHARED_VETH, Mode.VPC_ROUTE)
 """What needs nobody's permission; the others are off until an operator lists them."""
 
+NOT_BUILT = frozenset({Mode.SHARED_IPVLAN, Mode.EXCLUSIVE_ENI, Mode.VPC_ROUTE})
+"""Modes that no service here can run yet; whoever builds one takes it out."""
+
 
 class Kinds(msgspec.Struct, frozen=True):
     """What a kernel knows, or what is wanted of it, by the kernel's names. `classifiers`: any one of them will do."""
@@ -38,6 +41,14 @@ def closed_gate(mode: Mode, allowed: Collection[Mode]) -> str:
         return ""
     listed = ", ".join(sorted(allowed)) or "none"
     return f"{mode} is not among allowed_modes ({listed}); an operator who wants it on this cluster lists it there"
+
+
+def not_built(mode: Mode) -> str:
+    """Why this version does not run the mode; empty: it does."""
+    if mode not in NOT_BUILT:
+        return ""
+    built = " or ".join(sorted(set(Mode) - NOT_BUILT))
+    return f"{mode} is not available in this version; set it to {built}, or leave it out"
 
 
 def kernel_lacks(mode: Mode, known: Kinds) -> list[str]:

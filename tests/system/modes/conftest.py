@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
 import pytest_asyncio
 
 from compose.lab import lab
@@ -14,18 +15,30 @@ from compose.lab.layout import Layout, NodeLayout
 from compose.lab.pods import Pods
 from compose.lab.record import Options
 from compose.lab.sandbox import Sandbox
+from shared.model import Mode
+from tests.system.modes.modes import MODES, chosen, lacking
 from tests.system.modes.site import NODES, Site
 
-MODES = ["shared-veth"]
 _PORTMAP = Path("/usr/lib/cni/portmap")
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session", params=MODES)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Each test in each mode, and each damage in the modes in which there is such a thing to damage."""
+    if "damage" in metafunc.fixturenames:
+        pairs = [(mode, damage) for mode in chosen() for damage in MODES[mode].on_node]
+        metafunc.parametrize(("site", "damage"), pairs, indirect=["site"], scope="session")
+    elif "site" in metafunc.fixturenames:
+        metafunc.parametrize("site", chosen(), indirect=True, scope="session")
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def site(request: SimpleNamespace) -> AsyncIterator[Site]:
-    mode: str = request.param
-    layout = Layout.of(f"m{MODES.index(mode)}p{os.getpid()}")  # two runs at a time do not share a lab
-    options = Options(runtime="cni", processes=True, cooldown_s=0.2, instance_type="ecs.g6.4xlarge")
-    record = await lab.up(layout, options, say=lambda line: None)
+    mode: Mode = request.param
+    if why := lacking(mode):
+        pytest.skip(why)
+    layout = Layout.of(f"m{list(Mode).index(mode)}p{os.getpid()}")  # two runs at a time do not share a lab
+    common = {"runtime": "cni", "processes": True, "cooldown_s": 0.2, "instance_type": "ecs.g6.4xlarge"}
+    record = await lab.up(layout, Options(mode=mode, **{**common, **MODES[mode].options}), say=lambda line: None)
     try:
         for node in NODES:
             chain_portmap(layout.node(node))

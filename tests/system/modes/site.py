@@ -19,7 +19,7 @@ from compose.lab.runtime_cni.invoke import Container, PluginFailed
 from compose.lab.runtime_cni.pods import BarePods
 from compose.lab.sandbox import Sandbox
 from compose.lab.serve import parse_ports
-from shared.model import PodKey
+from shared.model import Mode, PodKey
 
 NODES = ("node1", "node2")
 SERVES = "80/tcp,81/udp"
@@ -29,7 +29,7 @@ SERVES = "80/tcp,81/udp"
 class Site:
     """One lab of two nodes."""
 
-    mode: str
+    mode: Mode
     layout: Layout
     record: Record
     pods: Pods

@@ -1,0 +1,75 @@
+"""Which modes the shared suite runs, and what each of them adds to it.
+
+A mode is one line of MODES. Those run that the kernel carries; `TERWAY_MODES=vpc-route,shared-veth` chooses fewer.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from services.eni_manager.adapters import kernel
+from services.eni_manager.core.preflight import NEEDS, kernel_lacks
+from shared.model import Mode
+
+Damages = Mapping[str, str]
+"""What is broken -> the command that breaks it, with names of test_damage.names in braces."""
+
+VETH: Damages = {
+    "the route to the pod": "ip route del {ip}",
+    "the host link is down": "ip link set {link} down",
+    "forwarding is off": "sysctl -qw net.ipv4.conf.{link}.forwarding=0",
+    "the limit": "tc qdisc del dev {link} root",
+    "another limit": "tc qdisc replace dev {link} root handle 1: tbf rate 1gbit burst 512k latency 25ms",
+}
+"""On the node, in modes whose pods hang on a veth pair."""
+
+SHARED_ENI: Damages = {
+    "the rule to the pod": "ip rule del priority 512 to {ip}",
+    "the rule from the pod": "ip rule del priority 2048 from {ip}",
+    "the ENI's routes": "ip route flush table {table}",
+    "the ENI's address": "ip addr flush dev {eni}",
+    "the ENI's MTU": "ip link set {eni} mtu 1400",
+    "the ENI is down": "ip link set {eni} down",
+    "rp_filter is on": "sysctl -qw net.ipv4.conf.{eni}.rp_filter=1",
+}
+"""On the node, in modes with policy routing by ENI."""
+
+IN_POD: Damages = {
+    "the address": "ip addr flush dev eth0",
+    "another address": "ip addr add 192.168.200.1/32 dev eth0",
+    "the default route": "ip route del default",
+    "the gateway's MAC": "ip neigh del 169.254.1.1 dev eth0",
+    "the MTU": "ip link set eth0 mtu 1400",
+    "the interface is down": "ip link set eth0 down",
+    "the limit": "tc qdisc del dev eth0 root",
+}
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What the suite has to know of a mode. `options`: further ones of `lab up`."""
+
+    on_node: Damages
+    in_pod: Damages = field(default_factory=lambda: IN_POD)
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+MODES: Mapping[Mode, Traits] = {
+    Mode.SHARED_VETH: Traits({**VETH, **SHARED_ENI}),
+}
+
+
+def chosen() -> list[Mode]:
+    """Those asked for, or all."""
+    wanted = os.environ.get("TERWAY_MODES", "")
+    if unknown := {name for name in wanted.split(",") if name and name not in MODES}:
+        raise ValueError(f"TERWAY_MODES: {', '.join(sorted(unknown))} is not among {', '.join(MODES)}")
+    return [Mode(name) for name in wanted.split(",")] if wanted else list(MODES)
+
+
+def lacking(mode: Mode) -> str:
+    """Why this kernel does not carry a mode; empty: it does."""
+    needs = NEEDS[mode]
+    lacks = kernel_lacks(mode, kernel.known(needs))
+    return f"mode {mode} needs a kernel with {' and '.join(lacks)}: make test-kernel" if lacks else ""
