@@ -1,0 +1,55 @@
+"""What the renderer can be told apart from the calculation's messages."""
+
+from typing import Literal
+
+import msgspec
+
+from services.policy.core import messages as m
+
+
+class FailsafePort(msgspec.Struct, frozen=True):
+    """A port of a host endpoint's that no policy closes; `net` narrows the other side (felix.md §4.3)."""
+
+    protocol: str
+    port: int
+    net: str = ""
+
+
+def _both(*extra: FailsafePort) -> tuple[FailsafePort, ...]:
+    return (*extra, *(FailsafePort("tcp", port) for port in (179, 2379, 2380, 5473, 6443, 6666, 6667)))
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """Felix's defaults, except where Terway sets another (terway.md)."""
+
+    workload_prefixes: tuple[str, ...] = ("cali",)
+    """Interfaces by these prefixes are pods': one that no endpoint is known for drops everything."""
+    families: tuple[Literal[4, 6], ...] = (4, 6)
+    """IP versions that pods have. No rule is rendered for the others, so that nothing but an unconditional rule lets
+    them through."""
+    endpoint_to_host_action: Literal["ACCEPT", "DROP", "RETURN"] = "ACCEPT"
+    """What becomes of a pod's packet to its own host that its egress policy lets through. ACCEPT and RETURN are the
+    same: a table of its own cannot keep others from judging too."""
+    failsafe_inbound: tuple[FailsafePort, ...] = _both(FailsafePort("tcp", 22), FailsafePort("udp", 68))
+    failsafe_outbound: tuple[FailsafePort, ...] = _both(FailsafePort("udp", 53), FailsafePort("udp", 67))
+    log_prefix: str = "calico-packet"
+    mark_accept: int = 0x10000
+    """Said between hooks of a packet that an untracked or pre-DNAT policy accepted. In use only while there is one."""
+    mark_pass: int = 0x20000
+    """Said from a policy with a Pass rule to the tier that asked it; never left on a packet."""
+    drop_invalid: bool = True
+    """Packets that belong to no connection are dropped (`DisableConntrackInvalidCheck` the other way around)."""
+    service_nets: tuple[str, ...] = ()
+    """In a pod's namespace only: destinations that its host translates and judges afterwards."""
+    host_addresses: tuple[str, ...] = ()
+    """In a pod's namespace only: the host's own addresses, which always reach the pod."""
+
+
+class Attachment(msgspec.Struct, frozen=True):
+    """A wired sandbox: the host's end of its link, and the addresses of its lease (canonical, without lengths)."""
+
+    link: str
+    addresses: tuple[str, ...]
+    workload: m.WorkloadEndpointID
+    open: bool = False
+    """Until the calculation speaks of the workload: let everything pass instead of nothing."""
