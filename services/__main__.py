@@ -2,7 +2,7 @@
 
 They are processes of their own, forked from this one after it has imported everything, so that they share
 the memory of the imports (three services: 55 instead of 117 MB). This process runs no event loop and no
-thread: it starts the services, starts again what dies (with a growing pause), and hands SIGTERM on.
+thread: it starts the services, starts again what dies (with a growing pause), and hands SIGTERM and SIGHUP on.
 """
 
 import ctypes
@@ -26,7 +26,7 @@ STEADY_AFTER_S = 60.0
 """A service that lived this long has recovered: its next death is answered with the first pause again."""
 STOP_WITHIN_S = 20.0
 PR_SET_PDEATHSIG = 1
-WATCHED = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT)
+WATCHED = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 Main = Callable[[Sequence[str]], int]
 _log = log.get("services")
@@ -72,6 +72,10 @@ class Supervisor:
                 self._exited(pid, status)
             if got in (signal.SIGTERM, signal.SIGINT):
                 return self._stop()
+            if got == signal.SIGHUP:  # each reads its configuration again
+                for child in self.children:
+                    if child.pid:
+                        os.kill(child.pid, signal.SIGHUP)
 
     def _start(self, child: Child) -> None:
         parent = os.getpid()

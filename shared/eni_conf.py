@@ -136,9 +136,24 @@ class EniConf(msgspec.Struct, frozen=True):
         return min(fewest, most, capacity), most
 
 
-def load_eni_conf(path: Path | None, env: Mapping[str, str]) -> EniConf:
+NEW_ENIS_ONLY: Final = frozenset(
+    {
+        "vswitches",
+        "vswitch_selection_policy",
+        "security_group",
+        "security_groups",
+        "eni_tags",
+        "prefix",
+        "resource_group_id",
+    }
+)
+"""Keys that say what new ENIs are made of: a change leaves the ENIs that exist as they are (terway.md §2.1)."""
+
+
+def load_eni_conf(path: Path | None, env: Mapping[str, str], patch: Mapping[str, Any] = {}) -> EniConf:
     """Section `eni_conf` of the node's file: the object itself, or the path of a file that holds it.
 
+    `patch` is what the cluster says for this node alone, merged over it (terway.md §2.4).
     Raises ConfigError with every problem. `TERWAY_ENI_CONF_<KEY>` in the environment overrides a key.
     """
     problems: list[str] = []
@@ -149,10 +164,25 @@ def load_eni_conf(path: Path | None, env: Mapping[str, str]) -> EniConf:
     if not isinstance(given, dict):
         problems.append(f"eni_conf: expected an object or a file's path, got {shown(given)}{source}")
         given = {}
+    if patch:
+        given, source = merge_patch(given, patch), f"{source} with the node's own ConfigMap merged over it"
     conf = parse_eni_conf(given, source, problems, overrides(EniConf, "eni_conf", env, problems))
     if problems or conf is None:
         raise ConfigError(problems)
     return conf
+
+
+def merge_patch(target: Any, patch: Any) -> Any:
+    """RFC 7396: objects are merged, null takes a key away, everything else replaces."""
+    if not isinstance(patch, Mapping):
+        return patch
+    merged = dict(target) if isinstance(target, Mapping) else {}
+    for key, value in patch.items():
+        if value is None:
+            merged.pop(key, None)
+        else:
+            merged[key] = merge_patch(merged.get(key), value)
+    return merged
 
 
 def parse_eni_conf(
@@ -184,6 +214,12 @@ def parse_eni_conf(
         keep(name, reader.from_text(text, _FIELDS[name], f"eni_conf.{name}", variable), so_far)
     conf = EniConf(**values)
     _check(conf, reader)
+    for fewest, most in (("min_pool_size", "max_pool_size"), ("min_eni", "max_eni")):
+        # Only where both are stated: a default is no opinion, and 0 ENIs at most means no limit.
+        if fewest in values and values.get(most) and values[fewest] > values[most]:
+            reader.problem(
+                f"eni_conf.{fewest}", f"{values[fewest]} is more than {most}, {values[most]}; lower it, or raise {most}"
+            )
     return conf if len(problems) == before else None
 
 

@@ -1,6 +1,6 @@
 """The HTTP face of a service, on loopback: /healthz, /readyz, /state, /metrics, and pages of the service's own."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -12,6 +12,8 @@ from shared import log as logs
 from shared.dump import dump, dump_pretty
 from shared.errors import Refused
 from shared.health import Health
+from shared.metrics import computed_gauge
+from shared.reload import STATUS
 
 log = logs.get(__name__)
 
@@ -40,6 +42,14 @@ class HttpFace:
         self._health = health
         self._state = state
         self._registry = registry
+        self._configuration = STATUS.get()
+        if (configuration := self._configuration) is not None:
+            computed_gauge(
+                registry,
+                "terway_configuration_rejected",
+                "1: what the files or the cluster say now is not in force; /state says why",
+                lambda: [((), float(bool(configuration.problems)))],
+            )
         app = web.Application(middlewares=[_errors_as_json])
         app.add_routes(
             [
@@ -79,7 +89,10 @@ class HttpFace:
         return _json({"service": self.name, "ready": not missing, "missing": missing}, 503 if missing else 200)
 
     async def _show_state(self, request: web.Request) -> web.Response:
-        return web.Response(body=dump_pretty(self._state()), content_type="application/json")
+        state = self._state()
+        if self._configuration is not None and isinstance(state, Mapping):
+            state = {**state, "configuration": self._configuration}
+        return web.Response(body=dump_pretty(state), content_type="application/json")
 
     async def _metrics(self, request: web.Request) -> web.Response:
         return web.Response(body=generate_latest(self._registry), headers={"Content-Type": CONTENT_TYPE_LATEST})

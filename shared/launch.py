@@ -4,12 +4,13 @@ import argparse
 import asyncio
 import os
 import sys
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from shared import lifecycle, log
-from shared.config import ConfigError, NodeConfig, load_node
+from shared.config import ConfigError, NodeConfig
+from shared.reload import Reloading, Source
 
 Config = TypeVar("Config")
 
@@ -21,32 +22,23 @@ def launch(
     name: str,
     arguments: Sequence[str],
     *,
-    read: Callable[[Path | None, Mapping[str, str]], Config],
+    read: Callable[..., Config],
     serve: Callable[[NodeConfig, Config, asyncio.Event], Awaitable[None]],
+    patched: bool = False,
 ) -> int:
-    """Run one service until SIGTERM. Returns the exit code.
+    """Run one service until SIGTERM, under a configuration that may change (shared.reload). Returns the exit code.
 
-    `read` makes the service's own part of the configuration and raises ConfigError; its problems and those
-    of section `node` are reported together, one line each on stderr.
+    `read(path, env)` makes the service's own part of the configuration and raises ConfigError; its problems and those
+    of section `node` are reported together, one line each on stderr. `patched`: the node's patch of `eni_conf` is a
+    third argument.
     """
     parser = argparse.ArgumentParser(prog=f"python -m services.{name}")
     parser.add_argument("--config", type=Path, help="the node's JSON file; without it: defaults and the environment")
-    path: Path | None = parser.parse_args(arguments).config
-    problems: list[str] = []
-    node, config = _read(load_node, path, problems), _read(read, path, problems)
-    if node is None or config is None:
-        # Both readers see the whole file, so what is wrong with its outline is found twice.
-        sys.stderr.writelines(f"{name}: configuration: {problem}\n" for problem in dict.fromkeys(problems))
-        return BAD_CONFIGURATION
-    log.configure(service=name, level=node.log_level)
-    return lifecycle.run(lambda stop: serve(node, config, stop), name=name)
-
-
-def _read(
-    reader: Callable[[Path | None, Mapping[str, str]], Config], path: Path | None, problems: list[str]
-) -> Config | None:
+    source = Source(parser.parse_args(arguments).config, os.environ, read, patched=patched)
     try:
-        return reader(path, os.environ)
+        settled = source.settle()
     except ConfigError as error:
-        problems.extend(error.problems)
-        return None
+        sys.stderr.writelines(f"{name}: configuration: {problem}\n" for problem in error.problems)
+        return BAD_CONFIGURATION
+    log.configure(service=name, level=settled.node.log_level)
+    return lifecycle.run(lambda stop: Reloading(name, source, settled, serve).run(stop), name=name)

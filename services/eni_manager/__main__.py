@@ -10,7 +10,7 @@ from shared.launch import launch
 
 def main(arguments: Sequence[str]) -> int:
     """Read the configuration and serve until SIGTERM; returns the exit code."""
-    return launch("eni_manager", arguments, read=read, serve=serve)
+    return launch("eni_manager", arguments, read=read, serve=serve, patched=True)
 
 
 if __name__ == "__main__":

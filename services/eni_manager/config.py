@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -90,7 +90,7 @@ _ALIASES = {
 """Terway's variables (terway.md §2.5) are second names of ours."""
 
 
-def read(path: Path | None, env: Mapping[str, str]) -> Settings:
+def read(path: Path | None, env: Mapping[str, str], patch: Mapping[str, Any] = {}) -> Settings:
     """Both sections; ConfigError has the problems of both."""
     problems: list[str] = []
     own, eni = EniManagerConfig(), EniConf()
@@ -100,7 +100,7 @@ def read(path: Path | None, env: Mapping[str, str]) -> Settings:
     except ConfigError as error:
         problems += error.problems
     try:
-        eni = load_eni_conf(path, env)
+        eni = load_eni_conf(path, env, patch)
     except ConfigError as error:
         problems += error.problems
     if eni.ip_stack != "ipv4":

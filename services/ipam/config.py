@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -51,14 +52,14 @@ class IpamConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("\n".join(problems))
 
 
-class Settings(msgspec.Struct, frozen=True):
+class Settings(NamedTuple):
     """All that ipam is configured with, beside section `node`."""
 
     ipam: IpamConfig = IpamConfig()
     eni_conf: EniConf = EniConf()
 
 
-def read(path: Path | None, env: Mapping[str, str]) -> Settings:
+def read(path: Path | None, env: Mapping[str, str], patch: Mapping[str, Any] = {}) -> Settings:
     """Both sections from the node's file. ConfigError has the problems of both."""
     problems: list[str] = []
     ipam, eni_conf = IpamConfig(), EniConf()
@@ -67,7 +68,7 @@ def read(path: Path | None, env: Mapping[str, str]) -> Settings:
     except ConfigError as error:
         problems += error.problems
     try:
-        eni_conf = load_eni_conf(path, env)
+        eni_conf = load_eni_conf(path, env, patch)
     except ConfigError as error:
         problems += error.problems
     if problems:

@@ -57,6 +57,8 @@ class Inventory(msgspec.Struct, frozen=True):
     """What one ENI of this node can hold; 0: not known."""
     warnings: list[str] = []
     """What people should mend though pods are served: a sentence each, as long as it is so."""
+    dual: bool = True
+    """Leases have the IPv6 addresses of their items. False: pods are given IPv4 only, whatever an item still has."""
 
 
 class Watch(msgspec.Struct, frozen=True):

@@ -23,6 +23,8 @@ class Version(Protocol):
     """Which object of a name it is, and in which state."""
 
     @property
+    def name(self) -> str: ...
+    @property
     def uid(self) -> str: ...
     @property
     def resource_version(self) -> str: ...
@@ -157,6 +159,8 @@ class Mirror(Generic[T]):
                 yield Deleted(old)
             elif old.metadata.resource_version == new.metadata.resource_version:
                 return
+        if old is None:
+            key = key[0], new.metadata.name  # its own text, so that there are not two of them
         self.objects[key] = new
         yield Applied(new)
 

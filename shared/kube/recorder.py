@@ -103,14 +103,20 @@ class Recorder:
 
     async def run(self) -> None:
         """Post what is waiting, one after the other, until cancelled."""
-        clock = asyncio.get_running_loop().time
         while True:
-            note = await self._waiting.get()
-            try:
-                await self._post(note, clock)
-            except ApiError as error:
-                self.dropped += 1
-                log.warning("event_dropped", reason=note.reason, about=note.about.name, error=error.message)
+            await self._try(await self._waiting.get())
+
+    async def flush(self) -> None:
+        """Post what is waiting now, for those who do not stay."""
+        while not self._waiting.empty():
+            await self._try(self._waiting.get_nowait())
+
+    async def _try(self, note: _Note) -> None:
+        try:
+            await self._post(note, asyncio.get_running_loop().time)
+        except ApiError as error:
+            self.dropped += 1
+            log.warning("event_dropped", reason=note.reason, about=note.about.name, error=error.message)
 
     async def _post(self, note: _Note, clock: Callable[[], float]) -> None:
         known = self._posted.get(note)

@@ -140,8 +140,8 @@ def test_an_unknown_key_is_ignored_as_terway_does_but_said(load: Load, caplog: p
 
 
 def test_the_environment_overrides(load: Load) -> None:
-    conf = load(EXAMPLE_2020, {"TERWAY_ENI_CONF_MAX_POOL_SIZE": "7", "TERWAY_ENI_CONF_IP_STACK": "dual"})
-    assert (conf.max_pool_size, conf.ip_stack, conf.min_pool_size) == (7, "dual", 10)
+    conf = load(EXAMPLE_2020, {"TERWAY_ENI_CONF_MAX_POOL_SIZE": "12", "TERWAY_ENI_CONF_IP_STACK": "dual"})
+    assert (conf.max_pool_size, conf.ip_stack, conf.min_pool_size) == (12, "dual", 10)
     with pytest.raises(ConfigError, match="no such setting; did you mean TERWAY_ENI_CONF_IP_STACK"):
         load({}, {"TERWAY_ENI_CONF_IP_STACKS": "dual"})
 

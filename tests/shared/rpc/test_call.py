@@ -442,7 +442,7 @@ async def test_a_client_finds_the_restarted_neighbour(sock: Path) -> None:
 async def test_first_calls_at_once_make_one_connection(sock: Path) -> None:
     async with stranger(sock, lambda writer: None) as connections, Client(sock) as client:
         outcomes = await asyncio.gather(
-            *(client.call(SAY, Say(""), deadline_s=0.1) for _ in range(20)), return_exceptions=True
+            *(client.call(SAY, Say(""), deadline_s=0.5) for _ in range(20)), return_exceptions=True
         )
         assert {type(outcome) for outcome in outcomes} == {DeadlineExceeded}
         assert len(connections) == 1
