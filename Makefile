@@ -1,7 +1,7 @@
 # `make demo` and `make test` do everything on a fresh Debian 12 machine, as root.
 PYTHON := .venv/bin/python
 
-.PHONY: demo test test-compose setup lint unit system bench replay nightly fuzz clean
+.PHONY: demo test test-compose test-kernel setup lint unit system bench replay nightly fuzz clean
 
 MODE ?= shared-veth
 demo: setup          ## the main job, end to end, on the lab; MODE=vpc-route: in another mode
@@ -28,6 +28,10 @@ system:              ## network namespaces, labs, and kill -9 at every crash poi
 test-compose: setup  ## each service in a container of its own, on a Docker engine of the test's own
 	@deploy/docker-setup.sh
 	.venv/bin/pytest -q -m compose tests/compose
+
+test-kernel: setup   ## what this machine's kernel lacks, in a guest kernel under QEMU; K="-k name" for a part
+	@deploy/guest-setup.sh
+	$(PYTHON) -m tests.kernel $(K)
 
 bench: setup         ## ratios measured side by side; writes build/bench.json
 	$(PYTHON) -m tests.bench.cni_bench
