@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
+import msgspec
 from aiohttp import web
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -90,8 +91,10 @@ class HttpFace:
 
     async def _show_state(self, request: web.Request) -> web.Response:
         state = self._state()
-        if self._configuration is not None and isinstance(state, Mapping):
-            state = {**state, "configuration": self._configuration}
+        if self._configuration is not None:
+            shown = msgspec.structs.asdict(state) if isinstance(state, msgspec.Struct) else state
+            if isinstance(shown, Mapping):
+                state = {**shown, "configuration": self._configuration}
         return web.Response(body=dump_pretty(state), content_type="application/json")
 
     async def _metrics(self, request: web.Request) -> web.Response:
