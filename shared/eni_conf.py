@@ -306,6 +306,13 @@ def _check(conf: EniConf, reader: Reader) -> None:
     for zone, vswitches in conf.vswitches.items():
         if not all(vswitches):
             refuse(f"vswitches.{zone}", "a vSwitch id is empty")
+    blocked = {(tag.key, tag.value) for tag in conf.eni_tag_block_list}
+    for name, why in (
+        ("eni_tag_filter", "no ENI could be managed"),
+        ("eni_tags", "the ENIs that are made would not be managed"),
+    ):
+        for tag in blocked & getattr(conf, name).items():
+            refuse(f"{name}.{tag[0]}", f"eni_tag_block_list has {tag[0]}={tag[1]}, too, so that {why}; take one away")
     for api, limit in conf.rate_limit.items():
         if limit < 1:
             refuse(f"rate_limit.{api}", f"expected at least 1 call per minute, got {limit}")

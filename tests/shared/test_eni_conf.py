@@ -9,7 +9,7 @@ import pytest
 
 from shared.backoff import TABLE, Backoff, with_overrides
 from shared.config import ConfigError
-from shared.eni_conf import EniConf, ExtraRoute, Tag, load_eni_conf
+from shared.eni_conf import EniConf, ExtraRoute, Tag, load_eni_conf, merge_patch
 from shared.secret import Secret
 
 # terway.md §2.2, "Example as documented in 2020"
@@ -271,3 +271,51 @@ def test_max_enis(conf: EniConf, adapters: int, enis: int) -> None:
 def test_pool_bounds(conf: EniConf, bounds: tuple[int, int]) -> None:
     """terway.md §2.2, "Normalisation at start", the present rule: a minimum above the maximum is lowered."""
     assert conf.pool_bounds(capacity=30, addresses_per_eni=10) == bounds
+
+
+def test_what_contradicts_itself_is_refused(load: Load) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(
+            {
+                "min_pool_size": 6,
+                "max_pool_size": 5,
+                "min_eni": 3,
+                "max_eni": 2,
+                "eni_tags": {"team": "net", "keep": "out"},
+                "eni_tag_filter": {"keep": "out"},
+                "eni_tag_block_list": [{"key": "keep", "value": "out"}],
+            }
+        )
+    assert [problem.partition(" (file")[0] for problem in caught.value.problems] == [
+        "eni_conf.eni_tag_filter.keep: eni_tag_block_list has keep=out, too, so that no ENI could be managed; "
+        "take one away",
+        "eni_conf.eni_tags.keep: eni_tag_block_list has keep=out, too, so that the ENIs that are made would not be "
+        "managed; take one away",
+        "eni_conf.min_pool_size: 6 is more than max_pool_size, 5; lower it, or raise max_pool_size",
+        "eni_conf.min_eni: 3 is more than max_eni, 2; lower it, or raise max_eni",
+    ]
+    assert load({"min_eni": 3, "max_eni": 0, "min_pool_size": 9}).pool_bounds(capacity=8, addresses_per_eni=4)[1] == 5
+
+
+@pytest.mark.parametrize(
+    ("target", "patch", "merged"),
+    [  # the examples of RFC 7396, appendix A
+        ({"a": "b"}, {"a": "c"}, {"a": "c"}),
+        ({"a": "b"}, {"b": "c"}, {"a": "b", "b": "c"}),
+        ({"a": "b"}, {"a": None}, {}),
+        ({"a": "b", "b": "c"}, {"a": None}, {"b": "c"}),
+        ({"a": ["b"]}, {"a": "c"}, {"a": "c"}),
+        ({"a": "c"}, {"a": ["b"]}, {"a": ["b"]}),
+        ({"a": {"b": "c"}}, {"a": {"b": "d", "c": None}}, {"a": {"b": "d"}}),
+        ({"a": [{"b": "c"}]}, {"a": [1]}, {"a": [1]}),
+        (["a", "b"], ["c", "d"], ["c", "d"]),
+        ({"a": "b"}, ["c"], ["c"]),
+        ({"a": "foo"}, None, None),
+        ({"a": "foo"}, "bar", "bar"),
+        ({"e": None}, {"a": 1}, {"e": None, "a": 1}),
+        ([1, 2], {"a": "b", "c": None}, {"a": "b"}),
+        ({}, {"a": {"bb": {"ccc": None}}}, {"a": {"bb": {}}}),
+    ],
+)
+def test_a_patch_is_merged_as_the_rfc_says(target: object, patch: object, merged: object) -> None:
+    assert merge_patch(target, patch) == merged
