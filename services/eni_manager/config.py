@@ -12,6 +12,9 @@ from shared.config import ConfigError, load
 from shared.eni_conf import EniConf, load_eni_conf
 from shared.model import Mode
 
+DUAL_MODES = (Mode.SHARED_VETH,)
+"""Modes whose pods may have an IPv6 address beside the IPv4 one."""
+
 
 class EniManagerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What eni_conf does not say. An empty endpoint means the one that the cloud's SDK derives from the region."""
@@ -103,8 +106,11 @@ def read(path: Path | None, env: Mapping[str, str], patch: Mapping[str, Any] = {
         eni = load_eni_conf(path, env, patch)
     except ConfigError as error:
         problems += error.problems
-    if eni.ip_stack != "ipv4":
-        problems.append("eni_conf.ip_stack: dual is not available in this version; set it to ipv4")
+    if eni.ip_stack == "dual" and own.mode not in DUAL_MODES:
+        problems.append(
+            f"eni_conf.ip_stack: dual is not available in mode {own.mode}; set it to ipv4, or eni_manager.mode to "
+            f"{' or '.join(DUAL_MODES)}"
+        )
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
     return Settings(own, eni)

@@ -17,7 +17,17 @@ from services.eni_manager.adapters.openapi import CloudError
 from services.eni_manager.chores import Chores
 from services.eni_manager.core.drift import CloudEni, judge
 from services.eni_manager.core.machine import LEAVING, RESUME, Do, Event, State, step
-from services.eni_manager.core.model import Eni, Fact, Made, Moved, Placed, SlotsAdded, SlotsMarked, SlotState
+from services.eni_manager.core.model import (
+    Eni,
+    Fact,
+    Ipv6Added,
+    Made,
+    Moved,
+    Placed,
+    SlotsAdded,
+    SlotsMarked,
+    SlotState,
+)
 from services.eni_manager.core.placement import CREATION
 from services.eni_manager.core.reactions import Reaction
 from services.eni_manager.world import World
@@ -158,15 +168,18 @@ class Keeper:
                     addresses=eni.initial,
                     tags=world.owner.tags,
                     resource_group=world.conf.resource_group_id,
+                    ipv6=eni.initial if world.dual else 0,
                 )
         except CloudError as error:
             return self._not_created(error, intent)
         crashpoint("eni.create.after_call")
         world.allocated(self.name, len(made.slots))
-        facts = (
+        facts: tuple[Fact, ...] = (
             Made(self.name, made.id, made.mac, made.vswitch or eni.vswitch, made.security_groups),
-            SlotsAdded(self.name, made.slots),
+            SlotsAdded(self.name, made.pairs if world.dual else made.slots),
         )
+        if world.dual:
+            facts = (*facts, Ipv6Added(self.name, made.ipv6))  # those of pairs are known by now
         return Outcome(Event.CREATED, f"made as {made.id} in {eni.vswitch}", facts, intent)
 
     async def _made_before(self) -> CloudEni | None:
@@ -182,8 +195,8 @@ class Keeper:
         self._world.allocated(self.name, 0)
         if error.reaction is Reaction.NEW_TOKEN:
             return Outcome(Event.FAILED, error.message, ends=intent, code=error.cloud_code)
-        exhausted = error.reaction is Reaction.NO_ADDRESSES
-        self._world.inhibit(self._eni.vswitch if exhausted else CREATION, error)
+        vswitch_s_fault = error.reaction in (Reaction.NO_ADDRESSES, Reaction.NO_IPV6)
+        self._world.inhibit(self._eni.vswitch if vswitch_s_fault else CREATION, error)
         return Outcome(Event.REFUSED, error.message, ends=intent, code=error.cloud_code)
 
     async def _attach(self) -> Outcome:
@@ -248,11 +261,11 @@ class Keeper:
             if (absent := await self._absent_in_metadata(mac)) is not None:
                 return absent
             subnet4 = await world.metadata.subnet4(mac)
-            subnet6 = await world.metadata.subnet6(mac)
+            subnet6 = await world.metadata.subnet6(mac) if world.dual else None
             device = await self._wire(mac, Placed(self.name, subnet4, subnet6))
             if isinstance(device, Outcome):
                 return device
-            listed = await world.metadata.private_ipv4s(mac)
+            listed = await world.served(eni)
         except SuiteError as error:
             return Outcome(Event.FAILED, f"{self.name}: {error.message}")
         there = tuple(item for item in eni.slots if item in listed)
@@ -365,7 +378,7 @@ class Keeper:
         if sighting is None or sighting[0] is not self._eni:  # it has changed since: the listing may be older
             return None
         world = self._world
-        verdict = judge(self._eni, sighting[1], instance=world.node.instance, doubts=self._doubts)
+        verdict = judge(self._eni, sighting[1], instance=world.node.instance, doubts=self._doubts, dual=world.dual)
         self._doubts = verdict.doubts
         for notice in verdict.notices:
             world.notice(self.name, notice)

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import random
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -133,6 +133,7 @@ class Loops:
             vswitches=await self._ordered_vswitches() if fleet.short_of_demand else (),
             policy=world.conf.eni_selection_policy,
             now=world.clock(),
+            stuck=fleet.stuck(world.clock()),
         )
         fleet.set_plan(decided)
         for creation in decided.creations:
@@ -169,6 +170,7 @@ class Loops:
     async def _ordered_vswitches(self) -> tuple[VSwitch, ...]:
         world = self._world
         known = [await self._vswitch(vswitch) for vswitch in world.node.vswitches]
+        self._block_without_ipv6(known)
         return order_vswitches(known, world.conf.vswitch_selection_policy, random.random)
 
     async def _vswitch(self, vswitch: str) -> VSwitch:
@@ -176,7 +178,8 @@ class Loops:
 
         Node roles made before 2020 may lack the permission: then the configured order stays (terway.md §6.12).
         """
-        if len(self._world.node.vswitches) == 1 or self._world.conf.vswitch_selection_policy == "random":
+        by_chance = self._world.conf.vswitch_selection_policy == "random"
+        if not self._world.dual and (by_chance or len(self._world.node.vswitches) == 1):
             return VSwitch(vswitch)
         now = self._world.clock()
         until, known = self._vswitches.get(vswitch, (0.0, VSwitch(vswitch)))
@@ -188,6 +191,20 @@ class Loops:
                 known = VSwitch(vswitch)
             self._vswitches[vswitch] = (now + VSWITCH_TTL_S, known)
         return known
+
+    def _block_without_ipv6(self, known: Sequence[VSwitch]) -> None:
+        """In dual stack nothing is asked of a vSwitch that has no IPv6; people are told, at once and as long as so."""
+        if not self._world.dual:
+            return
+        lacking = {
+            vswitch.id: f"vSwitch {vswitch.id} has no IPv6 range, which ip_stack dual needs: turn IPv6 on in it, or "
+            "configure another vSwitch or ip_stack ipv4"
+            for vswitch in known
+            if vswitch.ipv6 is False
+        }
+        for vswitch, why in lacking.items():
+            self._world.fleet.blocks.put(vswitch, until=self._world.clock() + VSWITCH_TTL_S, why=why)
+        self._world.fleet.set_warnings("vswitch", lacking)
 
     # ---- the comparison with the cloud
 
@@ -218,6 +235,8 @@ class Loops:
         most = world.conf.max_enis(world.node.kind.enis)
         fleet.set_limits(limits(world.node.kind, most=most, foreign=foreign))
         if not self._listed:
+            if world.dual:
+                self._block_without_ipv6([await self._vswitch(vswitch) for vswitch in world.node.vswitches])
             await self._settle()
             fleet.set_synced(True)
             self._listed = True

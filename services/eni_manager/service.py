@@ -21,9 +21,9 @@ from services.eni_manager.adapters.journal import Journal
 from services.eni_manager.adapters.openapi import Endpoints, OpenApi
 from services.eni_manager.adapters.pacing import Buckets
 from services.eni_manager.config import Settings
-from services.eni_manager.core import preflight
+from services.eni_manager.core import capacity, preflight
 from services.eni_manager.core.fleet import Fleet
-from services.eni_manager.core.model import limits
+from services.eni_manager.core.model import InstanceType, limits
 from services.eni_manager.core.wiring.values import Node as Host
 from services.eni_manager.dataplane import Dataplane
 from services.eni_manager.handlers import InventoryHandlers, News
@@ -91,7 +91,8 @@ async def serve(node: NodeConfig, settings: Settings, stop: asyncio.Event, *, wi
         health = Health()
         if wiring is None:
             reporter = health.reporter("wiring-repair", deadline_s=1200.0)
-            own = Host(ipv4=_own_address(), mtu=settings.own.mtu)
+            own6 = host.default_source6() if settings.eni.ip_stack == "dual" else None
+            own = Host(ipv4=_own_address(), ipv6=own6, mtu=settings.own.mtu)
             wiring = Dataplane(own, journal, symmetric=settings.own.symmetric_routing, reporter=reporter)
         await opened.enter_async_context(wiring)
         await _Service(node, settings, journal, wiring, health).run(stop)
@@ -196,6 +197,7 @@ class _Service:
         fleet, world, now = self._fleet, self._world, time.time()
         return {
             "mode": fleet.mode,
+            "dual": fleet.dual,
             "node": None if world is None else world.node,
             "credentials": self._source,
             "synced": fleet.synced,
@@ -285,6 +287,7 @@ class _Service:
                 await asyncio.sleep(pause)
         self._in_sync.missing("not yet compared with the cloud")
         self._fleet.set_limits(limits(place.kind, most=conf.max_enis(place.kind.enis)))
+        dual = conf.ip_stack == "dual" and not self._without_dual(place.kind)
         log.info("node_known", instance=place.instance, type=place.kind.name, zone=place.zone)
         return World(
             cloud=cloud,
@@ -298,4 +301,16 @@ class _Service:
             decide=self._poke_decide,
             allocated=self._metrics.allocated,
             device_wait_s=own.device_wait_s,
+            dual=dual,
         )
+
+    def _without_dual(self, kind: InstanceType) -> str:
+        """Why the node serves IPv4 alone though dual stack is configured, as Terway does; empty: it need not.
+
+        Said as a warning for as long as it is so.
+        """
+        lacking = capacity.dual_lacks(kind, exclusive=self._fleet.mode is Mode.EXCLUSIVE_ENI)
+        if lacking:
+            log.warning("dual_stack_refused", because=lacking)
+            self._fleet.set_warnings("ip_stack", {"dual": f"pods of this node get IPv4 addresses only: {lacking}"})
+        return lacking

@@ -15,7 +15,7 @@ from services.eni_manager.adapters.openapi import CloudError
 from services.eni_manager.adapters.pacing import Urgency, urgency
 from services.eni_manager.core.drift import CloudEni, Owner
 from services.eni_manager.core.fleet import Fleet
-from services.eni_manager.core.model import Fact, InstanceType, SlotsMarked, SlotState
+from services.eni_manager.core.model import Eni, Fact, InstanceType, SlotsMarked, SlotState
 from services.eni_manager.core.node import Node
 from services.eni_manager.core.placement import VSwitch
 from services.eni_manager.core.reactions import INHIBIT_S, Reaction
@@ -42,6 +42,7 @@ class Cloud(Protocol):
         addresses: int,
         tags: Mapping[str, str],
         resource_group: str = "",
+        ipv6: int = 0,
     ) -> CloudEni: ...
 
     async def attach_eni(self, eni: EniId, instance: str, *, token: str) -> None: ...
@@ -58,6 +59,10 @@ class Cloud(Protocol):
 
     async def unassign_ipv4(self, eni: EniId, addresses: Sequence[Ip]) -> None: ...
 
+    async def assign_ipv6(self, eni: EniId, count: int, *, token: str) -> list[Ip]: ...
+
+    async def unassign_ipv6(self, eni: EniId, addresses: Sequence[Ip]) -> None: ...
+
     async def describe_instance_type(self, name: str) -> InstanceType: ...
 
     async def describe_vswitch(self, vswitch: str) -> VSwitch | None: ...
@@ -69,6 +74,8 @@ class EniMetadata(Protocol):
     async def eni_id(self, mac: Mac) -> EniId: ...
 
     async def private_ipv4s(self, mac: Mac) -> frozenset[Ip]: ...
+
+    async def ipv6s(self, mac: Mac) -> frozenset[Ip]: ...
 
     async def subnet4(self, mac: Mac) -> Subnet: ...
 
@@ -99,7 +106,10 @@ class Notice(msgspec.Struct, frozen=True):
 
 
 class World:
-    """See the module's docstring. `decide` wakes placement; `allocated` counts addresses got (0: refused)."""
+    """See the module's docstring. `decide` wakes placement; `allocated` counts addresses got (0: refused).
+
+    `dual`: every pool item is to be a pair of an IPv4 and an IPv6 address.
+    """
 
     def __init__(
         self,
@@ -116,10 +126,12 @@ class World:
         allocated: Callable[[str, int], None] = lambda eni, count: None,
         device_wait_s: float = 10.0,
         clock: Callable[[], float] = time.time,
+        dual: bool = False,
     ) -> None:
         self.cloud, self.metadata, self.wires, self.journal = cloud, metadata, wires, journal
         self.fleet, self.node, self.conf, self.backoffs = fleet, node, conf, backoffs
         self.decide, self.allocated, self.device_wait_s, self.clock = decide, allocated, device_wait_s, clock
+        self.dual = fleet.dual = dual
         self.owner: Owner = node.owner(conf)
         self.notices: deque[Notice] = deque(maxlen=100)
         self._looks = Looks(lambda ids: cloud.describe_enis(ids=ids))
@@ -133,6 +145,18 @@ class World:
     async def look(self, eni_id: EniId) -> CloudEni | None:
         """How the cloud lists an ENI now; None: it does not. Raises CloudError."""
         return await self._looks.look(eni_id)
+
+    async def served(self, eni: Eni) -> frozenset[Ip]:
+        """The items of an ENI that the metadata service lists, both addresses of each in dual stack.
+
+        Raises NotFound and Unavailable.
+        """
+        assert eni.mac is not None
+        four = await self.metadata.private_ipv4s(eni.mac)
+        if not self.dual:
+            return frozenset(item for item in eni.slots if item in four)
+        six = await self.metadata.ipv6s(eni.mac)
+        return frozenset(item for item, slot in eni.slots.items() if item in four and slot.ipv6 in six)
 
     def bringing(self) -> AbstractContextManager[None]:
         """Calls inside bring addresses: while pods wait, they go before all others."""
@@ -179,6 +203,11 @@ def _reason(subject: str, error: CloudError) -> str:
     match error.reaction:
         case Reaction.NO_ADDRESSES:
             return f"vSwitch {subject} has no free addresses; ENIs that are in it cannot grow"
+        case Reaction.NO_IPV6:
+            return (
+                f"{subject}: its vSwitch has no IPv6 range, which ip_stack dual needs: turn IPv6 on in it, or "
+                f"configure another vSwitch or ip_stack ipv4 ({error.message})"
+            )
         case Reaction.NO_ENI_SLOT:
             return "the instance cannot take one more ENI"
         case Reaction.GROUP_FULL:

@@ -14,6 +14,7 @@ from aiohttp.test_utils import TestServer
 from blockbuster import BlockBuster, blockbuster_ctx
 
 from compose.lab.cloud import CLOUD, Account, Cloud, NullFabric, build_app
+from compose.lab.cloud.core.layout import Layout
 from compose.lab.cloud.core.model import AccessKey, Delays, Instance
 from services.eni_manager.config import EniManagerConfig, Settings
 from services.eni_manager.service import serve
@@ -114,11 +115,19 @@ class CloudOfOne(NamedTuple):
         return sum(len(eni.ipv4) for eni in self.enis())
 
 
+class Site(NamedTuple):
+    """What a test may ask of the cloud: `parametrize("cloud", [Site(…)], indirect=True)`."""
+
+    layout: Layout = Layout()
+    instance_type: str = TYPE
+
+
 @pytest.fixture
-async def cloud() -> AsyncIterator[CloudOfOne]:
-    account = Account(delays=DELAYS)
+async def cloud(request: pytest.FixtureRequest) -> AsyncIterator[CloudOfOne]:
+    site: Site = getattr(request, "param", Site())
+    account = Account(site.layout, delays=DELAYS)
     account.add_key(AccessKey("ak", "s3cr3t"))
-    instance = account.run_instance("node1", vswitch="vsw-lab-a", instance_type=TYPE, now=time.time())
+    instance = account.run_instance("node1", vswitch="vsw-lab-a", instance_type=site.instance_type, now=time.time())
     app = build_app(account, NullFabric(), metadata_for=instance.id)
     async with TestServer(app) as server:
         yield CloudOfOne(str(server.make_url("")), account, instance, app[CLOUD])
@@ -243,6 +252,8 @@ RATED = (
     "DescribeNetworkInterfaces",
     "AssignPrivateIpAddresses",
     "UnassignPrivateIpAddresses",
+    "AssignIpv6Addresses",
+    "UnassignIpv6Addresses",
     "DescribeInstanceTypes",
     "DescribeVSwitches",
 )

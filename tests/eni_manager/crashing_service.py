@@ -17,7 +17,7 @@ def main(url: str, directory: str) -> int:
     node = NodeConfig(run_dir=Path(directory) / "run", state_dir=Path(directory) / "state")
 
     async def serve(stop: asyncio.Event) -> None:
-        await harness.serve(node, harness.settings_for(url), stop, wiring=harness.NoKernel())
+        await harness.serve(node, harness.settings_for(url, ip_stack="dual"), stop, wiring=harness.NoKernel())
 
     return run(serve, name="eni_manager")
 

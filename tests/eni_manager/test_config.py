@@ -70,6 +70,7 @@ def test_a_value_out_of_range_is_named(file, given, says):
     assert says in "\n".join(raised.value.problems)
 
 
-def test_dual_stack_is_refused_until_there_is_one(file):
-    with pytest.raises(ConfigError, match="dual is not available"):
-        read(file(eni_conf={"ip_stack": "dual"}), {})
+def test_dual_stack_is_taken_and_ipv6_alone_refused(file):
+    assert read(file(eni_conf={"ip_stack": "dual"}), {}).eni.ip_stack == "dual"
+    with pytest.raises(ConfigError, match=r"ip_stack.*ipv6"):  # as in Terway, IPv6 alone is refused
+        read(file(eni_conf={"ip_stack": "ipv6"}), {})

@@ -1,4 +1,7 @@
-"""`kill -9` at each step of an ENI's life: after a restart everything ends as if nothing had happened."""
+"""`kill -9` at each step of an ENI's life: after a restart everything ends as if nothing had happened.
+
+In dual stack, which takes all the steps that IPv4 alone takes, and its own.
+"""
 
 import asyncio
 import os
@@ -84,6 +87,10 @@ def usable(inventory):
     return [address.ipv4 for eni in inventory.enis for address in eni.addresses if address.usable]
 
 
+def usable6(inventory):
+    return [address.ipv6 for eni in inventory.enis for address in eni.addresses if address.usable]
+
+
 def open_intents(directory):
     with sqlite3.connect(directory / "state" / "eni_manager.sqlite") as journal:
         return journal.execute("SELECT eni, action FROM intent WHERE ended IS NULL").fetchall()
@@ -95,12 +102,14 @@ async def test_no_eni_or_address_is_doubled_or_leaked(cloud, tmp_path, point):
         await eni.until(lambda seen: len(usable(seen)) == 3, demand=3)
         seen = await eni.until(lambda seen: len(usable(seen)) == 5, demand=5)
         assert [sorted(one.ipv4) for one in cloud.enis()] == [sorted(usable(seen))]
+        assert [sorted(one.ipv6) for one in cloud.enis()] == [sorted(usable6(seen))]
 
         gone = next(address.ipv4 for address in seen.enis[0].addresses if not address.primary)
         await eni.until(lambda seen: True, demand=4)
         await eni.call(GIVE_BACK, GiveBack([gone]))
         seen = await eni.until(lambda seen: [len(one.addresses) for one in seen.enis] == [4], demand=4)
         assert [sorted(one.ipv4) for one in cloud.enis()] == [sorted(usable(seen))]
+        assert [sorted(one.ipv6) for one in cloud.enis()] == [sorted(usable6(seen))]
 
         await eni.until(lambda seen: True, demand=0)
         await eni.call(GIVE_BACK, GiveBack(usable(seen)))
@@ -112,5 +121,7 @@ async def test_no_eni_or_address_is_doubled_or_leaked(cloud, tmp_path, point):
 
 def test_each_call_that_changes_something_has_a_point_on_either_side():
     steps = {name.rsplit(".", 1)[0] for name in POINTS if name.endswith(".before_call")}
-    assert steps == {f"eni.{step}" for step in ("create", "attach", "assign", "unassign", "detach", "delete")}
-    assert {f"{step}.after_call" for step in steps} <= set(POINTS)
+    calls = ("create", "attach", "assign", "assign_ipv6", "unassign", "detach", "delete")
+    assert steps == {f"eni.{call}" for call in calls}
+    # Both families go back in one step, and a death between the two is one of its deaths.
+    assert {f"{step}.after_call" for step in (*steps, "eni.unassign_ipv6")} <= set(POINTS)

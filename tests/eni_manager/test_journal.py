@@ -10,8 +10,11 @@ from services.eni_manager.adapters.journal import KEPT_INTENTS, Journal
 from services.eni_manager.core.machine import State
 from services.eni_manager.core.model import (
     Eni,
+    Ipv6Added,
+    Ipv6Dropped,
     Made,
     Moved,
+    Paired,
     Placed,
     Slot,
     SlotsAdded,
@@ -53,6 +56,7 @@ def lease(container="c1", ip="10.0.0.2", eni="eni-a"):
 
 NAMES = st.sampled_from(["a", "b", "c"])
 ITEMS = st.lists(st.sampled_from([Ip(f"10.0.0.{i}") for i in range(6)]), max_size=4, unique=True).map(tuple)
+SIXES = st.lists(st.sampled_from([Ip(f"fd00::{i}") for i in range(6)]), max_size=4, unique=True).map(tuple)
 STATES = st.sampled_from(SlotState)
 FACTS = st.one_of(
     st.builds(lambda name: wanted(name), NAMES),
@@ -62,6 +66,9 @@ FACTS = st.one_of(
     st.builds(lambda name, ips: SlotsAdded(name, tuple(Slot(ip) for ip in ips)), NAMES, ITEMS),
     st.builds(SlotsMarked, NAMES, ITEMS, STATES, st.lists(STATES, max_size=3).map(tuple)),
     st.builds(SlotsDropped, NAMES, ITEMS),
+    st.builds(Ipv6Added, NAMES, SIXES),
+    st.builds(Ipv6Dropped, NAMES, SIXES),
+    st.builds(lambda name, ips, sixes: Paired(name, tuple(zip(ips, sixes, strict=False))), NAMES, ITEMS, SIXES),
 )
 
 
@@ -75,6 +82,10 @@ async def test_the_journal_and_memory_come_to_the_same(tmp_path_factory, batches
             for fact in batch:
                 apply(memory, fact)
         assert await journal.load() == memory
+    for eni in memory.values():
+        sixes = [slot.ipv6 for slot in eni.slots.values() if slot.ipv6 is not None] + list(eni.spare6)
+        assert len(sixes) == len(set(sixes)), f"an IPv6 address is in two places: {eni}"
+        assert all(slot.ipv6 is None or slot.lost6 is None for slot in eni.slots.values())
 
 
 async def test_an_open_intent_is_found_again_with_its_token_and_parameters(journal):

@@ -8,7 +8,7 @@ reaches it; the handle of a life that has ended reaches nothing.
 import asyncio
 import copy
 import random
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -26,6 +26,9 @@ KIND = InstanceType("ecs.model", enis=4, ipv4_per_eni=4)
 """Three ENIs for pods, four addresses each."""
 VSWITCH_SIZE = 24
 SNAPSHOTS = 8
+
+BEFELL: Counter[str] = Counter()
+"""What happened to calls and ADDs, how often, over all lives of a run: a test that never meets it tests nothing."""
 
 
 @dataclass
@@ -144,6 +147,7 @@ class ModelCloud:
         if token in self._made_for:
             return self._find("CreateNetworkInterface", self._made_for[token]).listed()
         if len(self.free[vswitch]) < count:
+            BEFELL["IpNotEnough"] += 1
             raise refusal("CreateNetworkInterface", "InvalidVSwitchId.IpNotEnough")
         eni = self._new(name, vswitch, count, tags, now)
         self._made_for[token] = eni.id
@@ -181,6 +185,7 @@ class ModelCloud:
         if len(eni.ips) + count > KIND.ipv4_per_eni:
             raise refusal("AssignPrivateIpAddresses", "InvalidOperation.Ipv4CountExceeded")
         if len(self.free[eni.vswitch]) < count:
+            BEFELL["IpNotEnough"] += 1
             raise refusal("AssignPrivateIpAddresses", "InvalidVSwitchId.IpNotEnough")
         fresh = self._assigned[token] = self._assign(eni, count, now)
         return list(fresh)
@@ -198,6 +203,7 @@ class ModelCloud:
     def listing(self) -> list[CloudEni]:
         if self.stale_listings and self._listings:
             self.stale_listings -= 1
+            BEFELL["old listing"] += 1
             return copy.copy(self._listings[0])
         return [eni.listed() for eni in self.enis.values()]
 
@@ -208,6 +214,7 @@ class ModelCloud:
             raise NotFound(f"macs/{mac}")
         if self.stale_metadata and mac in self._metadata:
             self.stale_metadata -= 1
+            BEFELL["old metadata"] += 1
             return eni, self._metadata[mac]
         self._metadata[mac] = frozenset(ip for ip in eni.ips if eni.shown_at.get(ip, 0.0) <= now)
         return eni, self._metadata[mac]
@@ -257,6 +264,7 @@ class Handle:
         addresses: int,
         tags: Mapping[str, str],
         resource_group: str = "",
+        ipv6: int = 0,
     ) -> CloudEni:
         async with _Call(self, "CreateNetworkInterface") as call:
             return self._cloud.create(token, name, vswitch, addresses, tags, call.now)
@@ -280,6 +288,12 @@ class Handle:
     async def unassign_ipv4(self, eni: EniId, addresses: Sequence[Ip]) -> None:
         async with _Call(self, "UnassignPrivateIpAddresses"):
             self._cloud.unassign(eni, addresses)
+
+    async def assign_ipv6(self, eni: EniId, count: int, *, token: str) -> list[Ip]:
+        raise NotImplementedError
+
+    async def unassign_ipv6(self, eni: EniId, addresses: Sequence[Ip]) -> None:
+        raise NotImplementedError
 
     async def describe_enis(
         self, *, ids: Iterable[EniId] = (), instance: str = "", name: str = "", tags: Mapping[str, str] | None = None
@@ -310,6 +324,9 @@ class Handle:
 
     async def private_ipv4s(self, mac: Mac) -> frozenset[Ip]:
         return (await self._metadata(mac))[1]
+
+    async def ipv6s(self, mac: Mac) -> frozenset[Ip]:
+        raise NotImplementedError
 
     async def subnet4(self, mac: Mac) -> Subnet:
         return Subnet(Cidr("10.0.0.0/8"), Ip("10.255.255.253"))
@@ -349,6 +366,8 @@ class _Call:
         self._cloud.settle(self.now)
         self._cloud.calls[self._action] = self._cloud.calls.get(self._action, 0) + 1
         self._fault = self._cloud.faults.popleft() if self._changes and self._cloud.faults else ""
+        if self._fault:
+            BEFELL[self._fault] += 1
         if self._fault == "throttled":
             raise refusal(self._action, "Throttling")
         if self._fault == "unreachable":

@@ -10,6 +10,7 @@ from typing import Final
 
 import msgspec
 from aliyunsdkcore.request import RpcRequest
+from aliyunsdkecs.request.v20140526.AssignIpv6AddressesRequest import AssignIpv6AddressesRequest
 from aliyunsdkecs.request.v20140526.AssignPrivateIpAddressesRequest import AssignPrivateIpAddressesRequest
 from aliyunsdkecs.request.v20140526.AttachNetworkInterfaceRequest import AttachNetworkInterfaceRequest
 from aliyunsdkecs.request.v20140526.CreateNetworkInterfaceRequest import CreateNetworkInterfaceRequest
@@ -17,6 +18,7 @@ from aliyunsdkecs.request.v20140526.DeleteNetworkInterfaceRequest import DeleteN
 from aliyunsdkecs.request.v20140526.DescribeInstanceTypesRequest import DescribeInstanceTypesRequest
 from aliyunsdkecs.request.v20140526.DescribeNetworkInterfacesRequest import DescribeNetworkInterfacesRequest
 from aliyunsdkecs.request.v20140526.DetachNetworkInterfaceRequest import DetachNetworkInterfaceRequest
+from aliyunsdkecs.request.v20140526.UnassignIpv6AddressesRequest import UnassignIpv6AddressesRequest
 from aliyunsdkecs.request.v20140526.UnassignPrivateIpAddressesRequest import UnassignPrivateIpAddressesRequest
 from aliyunsdkvpc.request.v20160428.DescribeVSwitchesRequest import DescribeVSwitchesRequest
 
@@ -121,6 +123,14 @@ class _AssignedIps(msgspec.Struct, rename="pascal"):
     private_ip_address: list[str] = []
 
 
+class _AssignedIpv6s(msgspec.Struct, rename="pascal"):
+    ipv6_address: list[str] = []
+
+
+class _AssignedIpv6(msgspec.Struct):
+    entries: _AssignedIpv6s = msgspec.field(name="Ipv6Sets", default_factory=_AssignedIpv6s)
+
+
 class _Done(msgspec.Struct, rename="pascal"):
     request_id: str = ""
 
@@ -148,6 +158,7 @@ class _VSwitch(msgspec.Struct, rename="pascal"):
     v_switch_id: str
     zone_id: str = ""
     available_ip_address_count: int | None = None
+    ipv6_cidr_block: str = ""
 
 
 class _VSwitchList(msgspec.Struct, rename="pascal"):
@@ -174,8 +185,12 @@ class Ecs:
         addresses: int,
         tags: Mapping[str, str],
         resource_group: str = "",
+        ipv6: int = 0,
     ) -> CloudEni:
-        """A new secondary ENI with `addresses` addresses, its primary one included. The same token: the same ENI."""
+        """A new secondary ENI with `addresses` IPv4 addresses, its primary one included, and `ipv6` IPv6 addresses.
+
+        The same token: the same ENI.
+        """
         request = CreateNetworkInterfaceRequest()
         request.set_VSwitchId(vswitch)
         request.set_SecurityGroupIdss(list(security_groups))
@@ -187,6 +202,8 @@ class Ecs:
         request.set_ClientToken(token)
         if addresses > 1:
             request.set_SecondaryPrivateIpAddressCount(addresses - 1)
+        if ipv6:
+            request.set_Ipv6AddressCount(ipv6)
         with_parameters(request, ResourceGroupId=resource_group)
         return (await self._api.call(request, _Eni, self._backoffs["eni_create"])).plain()
 
@@ -246,6 +263,22 @@ class Ecs:
         request.set_PrivateIpAddresss(list(addresses))
         await self._done(request, "eni_ip_ops")
 
+    async def assign_ipv6(self, eni: EniId, count: int, *, token: str) -> list[Ip]:
+        """`count` (1 to 10) more IPv6 addresses. The same token: the same addresses."""
+        request = AssignIpv6AddressesRequest()
+        request.set_NetworkInterfaceId(eni)
+        request.set_Ipv6AddressCount(count)
+        request.set_ClientToken(token)
+        answer = await self._api.call(request, _AssignedIpv6, self._backoffs["eni_ip_ops"])
+        return [_ip(text) for text in answer.entries.ipv6_address]
+
+    async def unassign_ipv6(self, eni: EniId, addresses: Sequence[Ip]) -> None:
+        """Take IPv6 addresses away, all or none."""
+        request = UnassignIpv6AddressesRequest()
+        request.set_NetworkInterfaceId(eni)
+        request.set_Ipv6Addresss(list(addresses))
+        await self._done(request, "eni_ip_ops")
+
     async def describe_instance_type(self, name: str) -> InstanceType:
         """What a type of machine can hold. NotFound: the cloud knows no such type."""
         request = DescribeInstanceTypesRequest()
@@ -266,13 +299,13 @@ class Ecs:
         raise NotFound(f"the cloud knows no instance type {name}")
 
     async def describe_vswitch(self, vswitch: str) -> VSwitch | None:
-        """How many addresses are free in a vSwitch; None: there is no such one."""
+        """How many addresses are free in a vSwitch, and whether it has IPv6; None: there is no such one."""
         request = DescribeVSwitchesRequest()
         request.set_VSwitchId(vswitch)
         answer = await self._api.call(request, _VSwitches, NO_RETRY)
         for found in answer.v_switches.v_switch:
             if found.v_switch_id == vswitch:
-                return VSwitch(vswitch, found.available_ip_address_count)
+                return VSwitch(vswitch, found.available_ip_address_count, bool(found.ipv6_cidr_block))
         return None
 
     async def _done(self, request: RpcRequest, backoff: str) -> None:

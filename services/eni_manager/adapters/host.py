@@ -1,6 +1,7 @@
 """The node's own address."""
 
 import socket
+from ipaddress import ip_address
 
 from shared.model import Ip
 
@@ -10,9 +11,18 @@ def default_source() -> Ip | None:
 
     Connecting a UDP socket looks the route up and sends nothing; the destination is a documentation address.
     """
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("192.0.2.1", 9))
-        except OSError:
-            return None
-        return Ip(str(probe.getsockname()[0]))
+    return _source(socket.AF_INET, "192.0.2.1")
+
+
+def default_source6() -> Ip | None:
+    """The same of IPv6; None also where the kernel has none."""
+    return _source(socket.AF_INET6, "2001:db8::1")
+
+
+def _source(family: int, towards: str) -> Ip | None:
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((towards, 9))
+            return Ip(str(ip_address(probe.getsockname()[0])))
+    except OSError:
+        return None

@@ -165,6 +165,18 @@ class Metadata:
         except (msgspec.DecodeError, ValueError) as error:
             raise Unavailable(f"the metadata service lists the addresses of {mac} as {text[:80]!r}") from error
 
+    async def ipv6s(self, mac: Mac) -> frozenset[Ip]:
+        """All its IPv6 addresses; the metadata service lists them as `[a,b]`, and not at all when there are none."""
+        try:
+            text = await self.text(f"network/interfaces/macs/{mac}/ipv6s")
+        except NotFound:
+            return frozenset()
+        try:
+            items = text.strip().removeprefix("[").removesuffix("]").split(",")
+            return frozenset(Ip(str(ip_address(item.strip().strip('"')))) for item in items if item.strip())
+        except ValueError as error:
+            raise Unavailable(f"the metadata service lists the IPv6 addresses of {mac} as {text[:80]!r}") from error
+
     async def subnet4(self, mac: Mac) -> Subnet:
         """Its vSwitch's IPv4 range and gateway."""
         path = f"network/interfaces/macs/{mac}"

@@ -99,6 +99,13 @@ def _count(kind: InstanceType, mode: PodMode, caps: Caps) -> tuple[int, str]:
             assert_never(mode)
 
 
+def dual_lacks(kind: InstanceType, *, exclusive: bool = False) -> str:
+    """Why the type's pods cannot have pairs of addresses, in words; empty: they can."""
+    found = capacity(kind, PodMode.EXCLUSIVE_DUAL if exclusive else PodMode.SHARED_DUAL)
+    single = capacity(kind, PodMode.EXCLUSIVE if exclusive else PodMode.SHARED)
+    return "" if found.pods or not single.pods else f"{kind.name}: {found.formula}"
+
+
 def erdma_enis(kind: InstanceType) -> int:
     """Interfaces that are set aside for RDMA."""
     if kind.enis <= 2:

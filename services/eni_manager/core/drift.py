@@ -12,7 +12,17 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from services.eni_manager.core.machine import Event, State
-from services.eni_manager.core.model import LIVE, Eni, Fact, Slot, SlotsAdded, SlotsMarked, SlotState
+from services.eni_manager.core.model import (
+    LIVE,
+    Eni,
+    Fact,
+    Ipv6Added,
+    Ipv6Dropped,
+    Slot,
+    SlotsAdded,
+    SlotsMarked,
+    SlotState,
+)
 from shared.model import EniId, Ip, Mac
 
 CREATOR = {"creator": "terway"}
@@ -49,6 +59,15 @@ class CloudEni(msgspec.Struct, frozen=True):
     def slots(self) -> tuple[Slot, ...]:
         """Its addresses as pool items, not yet confirmed by the metadata service."""
         return tuple(Slot(ipv4=address.ip, primary=address.primary) for address in self.ipv4)
+
+    @property
+    def pairs(self) -> tuple[Slot, ...]:
+        """The same of an ENI that no pod has used, in dual stack: one IPv6 address each, as far as there are any."""
+        six = (*self.ipv6, *[None] * len(self.ipv4))
+        return tuple(
+            Slot(ipv4=address.ip, ipv6=other, primary=address.primary)
+            for address, other in zip(self.ipv4, six, strict=False)
+        )
 
 
 class Owner(msgspec.Struct, frozen=True):
@@ -111,6 +130,7 @@ def strangers(beliefs: Mapping[str, Eni], listing: Iterable[CloudEni], owner: Ow
                 mac=seen.mac,
                 security_groups=seen.security_groups,
                 slots={slot.item: slot for slot in seen.slots},
+                spare6=seen.ipv6,
                 story=(f"{state}: {note}",),
             )
         )
@@ -154,8 +174,11 @@ ABSENT = "the ENI itself"
 """The doubt about a whole ENI, among doubts about addresses."""
 
 
-def judge(eni: Eni, seen: CloudEni | None, *, instance: str, doubts: frozenset[str]) -> Verdict:
-    """Compare an ENI that is READY or DRAINING with how the cloud lists it; None: it does not."""
+def judge(eni: Eni, seen: CloudEni | None, *, instance: str, doubts: frozenset[str], dual: bool = False) -> Verdict:
+    """Compare an ENI that is READY or DRAINING with how the cloud lists it; None: it does not.
+
+    `dual`: IPv6 addresses count, too; else they are nobody's business.
+    """
     here = seen is not None and seen.status == "InUse" and seen.instance in ("", instance)
     if eni.state is State.DRAINING:
         if here:
@@ -172,7 +195,8 @@ def judge(eni: Eni, seen: CloudEni | None, *, instance: str, doubts: frozenset[s
             return Verdict(doubts=frozenset({ABSENT}))
         how = "is gone from the cloud" if seen is None else f"is {seen.status} in the cloud"
         return Verdict(event=Event.LOST, notices=(f"{how}; its addresses reach nobody",))
-    return _addresses(eni, seen, doubts)
+    found = _addresses(eni, seen, doubts)
+    return _with_ipv6(found, eni, seen, doubts) if dual else found
 
 
 def _addresses(eni: Eni, seen: CloudEni, doubts: frozenset[str]) -> Verdict:
@@ -192,6 +216,26 @@ def _addresses(eni: Eni, seen: CloudEni, doubts: frozenset[str]) -> Verdict:
         facts.append(SlotsMarked(eni.name, back, to=SlotState.PENDING, frm=(SlotState.MISSING,)))
         notices.append(f"has its lost addresses again: {_names(back)}")
     return Verdict(facts=tuple(facts), doubts=frozenset(absent) - set(gone), notices=tuple(notices), taken=taken)
+
+
+def _with_ipv6(found: Verdict, eni: Eni, seen: CloudEni, doubts: frozenset[str]) -> Verdict:
+    """The verdict with what there is to say of IPv6 addresses. A pair that loses its own stays, as a half."""
+    ours = {slot.ipv6 for slot in eni.slots.values() if slot.ipv6 is not None} | set(eni.spare6)
+    leaving = {slot.ipv6 for slot in eni.in_state(SlotState.RETURNING)}
+    facts, notices = list(found.facts), list(found.notices)
+    if new := tuple(address for address in seen.ipv6 if address not in ours):
+        facts.append(Ipv6Added(eni.name, new))
+        notices.append(f"has IPv6 addresses that we did not ask for, adopted: {_names(new)}")
+    absent = ours - set(seen.ipv6) - leaving
+    if gone := tuple(sorted(address for address in absent if address in doubts)):
+        facts.append(Ipv6Dropped(eni.name, gone))
+        notices.append(f"has lost IPv6 addresses in the cloud: {_names(gone)}")
+    return msgspec.structs.replace(
+        found,
+        facts=tuple(facts),
+        notices=tuple(notices),
+        doubts=found.doubts | (frozenset(absent) - set(gone)),
+    )
 
 
 def _names(items: Iterable[str]) -> str:

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Iterable, Mapping
 
-from services.eni_manager.core.machine import State
+from services.eni_manager.core.machine import LEAVING, State
 from services.eni_manager.core.model import Eni, Fact, Limits, SlotState, apply
-from services.eni_manager.core.placement import Blocks, Plan
+from services.eni_manager.core.placement import Blocks, Plan, ipv6_of
 from shared.contracts.eni import EniAddress, EniView, Inventory
 from shared.model import Mode
 
@@ -18,6 +18,8 @@ class Fleet:
         self.generation = 0
         self.synced = False
         self.limits = Limits(0, 0)
+        self.dual = False
+        """Pool items are pairs of an IPv4 and an IPv6 address."""
         self.total = 0
         self.waiting = 0
         self.targets: dict[str, int] = {}
@@ -59,7 +61,15 @@ class Fleet:
     @property
     def short_of_demand(self) -> bool:
         """Is more asked for than there is and will be?"""
-        return self.total > sum(eni.expected + self.in_flight.get(name, 0) for name, eni in self.enis.items())
+        there = sum(eni.expected + self.in_flight.get(name, 0) for name, eni in self.enis.items())
+        return self.total > there - sum(self.stuck(0.0).values())
+
+    def stuck(self, now: float) -> dict[str, int]:
+        """How many addresses of each ENI no pod can be given, because the cloud refuses it IPv6 addresses."""
+        if not self.dual:
+            return {}
+        held_up = {name: eni for name, eni in self.enis.items() if self.blocks.get(ipv6_of(name), now) is not None}
+        return {name: len(eni.halves) for name, eni in held_up.items() if eni.state not in LEAVING and eni.halves}
 
     def set_trouble(self, subject: str, why: str) -> None:
         """A call about `subject` (an ENI's name, or the node) fails in a way that passes; empty: it has worked."""
@@ -96,22 +106,25 @@ class Fleet:
             synced=self.synced,
             mode=self.mode,
             capacity=self.limits.capacity,
-            enis=[_view(eni) for _, eni in sorted(self.enis.items()) if eni.id is not None and eni.slots],
+            enis=[
+                _view(eni, dual=self.dual) for _, eni in sorted(self.enis.items()) if eni.id is not None and eni.slots
+            ],
             blocked=self.blocked,
             blocked_retry_after=None if retry_at is None else max(0.0, retry_at - now),
             addresses_per_eni=self.limits.per_eni,
             warnings=sorted(self.warnings.values()),
+            dual=self.dual,
         )
 
 
-def _view(eni: Eni) -> EniView:
+def _view(eni: Eni, *, dual: bool) -> EniView:
     assert eni.id is not None and eni.mac is not None
     addresses = [
         EniAddress(
             ipv4=slot.ipv4,
             ipv6=slot.ipv6,
             primary=slot.primary,
-            usable=eni.state is State.READY and slot.state is SlotState.VALID,
+            usable=eni.state is State.READY and slot.state is SlotState.VALID and (slot.ipv6 is not None or not dual),
             gone=eni.state is State.DRAINING or slot.state is SlotState.MISSING,
         )
         for _, slot in sorted(eni.slots.items())

@@ -41,6 +41,8 @@ class Slot(msgspec.Struct, frozen=True):
     ipv6: Ip | None = None
     primary: bool = False
     state: SlotState = SlotState.PENDING
+    lost6: Ip | None = None
+    """The IPv6 address that the cloud took from this pair, until it has another or the same one again."""
 
     @property
     def item(self) -> Ip:
@@ -66,6 +68,8 @@ class Eni(msgspec.Struct, frozen=True):
     security_groups: tuple[str, ...] = ()
     slots: dict[Ip, Slot] = {}
     story: tuple[str, ...] = ()
+    spare6: tuple[Ip, ...] = ()
+    """IPv6 addresses of the ENI that are in no pair: the next pairs take them."""
 
     def count(self, states: Iterable[SlotState] = LIVE) -> int:
         """How many slots are in one of `states`."""
@@ -75,6 +79,11 @@ class Eni(msgspec.Struct, frozen=True):
     def in_state(self, state: SlotState) -> list[Slot]:
         """The slots in `state`, in a stable order."""
         return [slot for _, slot in sorted(self.slots.items()) if slot.state is state]
+
+    @property
+    def halves(self) -> list[Slot]:
+        """Live slots that lack their IPv6 address: in dual stack no pod may have them yet."""
+        return [slot for _, slot in sorted(self.slots.items()) if slot.state in LIVE and slot.ipv6 is None]
 
     @property
     def expected(self) -> int:
@@ -153,7 +162,28 @@ class SlotsDropped(msgspec.Struct, frozen=True):
     items: tuple[Ip, ...]
 
 
-Fact = Wanted | Moved | Made | Placed | SlotsAdded | SlotsMarked | SlotsDropped
+class Ipv6Added(msgspec.Struct, frozen=True):
+    """IPv6 addresses that the cloud has assigned. A pair that lost one of them has it again, the others are spare."""
+
+    name: str
+    addresses: tuple[Ip, ...]
+
+
+class Paired(msgspec.Struct, frozen=True):
+    """Spare IPv6 addresses that join slots which have none: (item, IPv6 address) each."""
+
+    name: str
+    pairs: tuple[tuple[Ip, Ip], ...]
+
+
+class Ipv6Dropped(msgspec.Struct, frozen=True):
+    """IPv6 addresses that the cloud no longer assigns to the ENI: their pairs are halves from now on."""
+
+    name: str
+    addresses: tuple[Ip, ...]
+
+
+Fact = Wanted | Moved | Made | Placed | SlotsAdded | SlotsMarked | SlotsDropped | Ipv6Added | Paired | Ipv6Dropped
 
 
 def apply(enis: dict[str, Eni], fact: Fact) -> None:
@@ -190,8 +220,53 @@ def applied(eni: Eni, fact: Fact) -> Eni:
         case SlotsDropped(items=items):
             kept = {item: slot for item, slot in eni.slots.items() if item not in items}
             return msgspec.structs.replace(eni, slots=kept)
+        case Ipv6Added(addresses=addresses):
+            return _with_ipv6(eni, addresses)
+        case Paired(pairs=pairs):
+            return _with_pairs(eni, pairs)
+        case Ipv6Dropped(addresses=addresses):
+            return _without_ipv6(eni, frozenset(addresses))
         case Wanted():
             return eni
+
+
+def _with_ipv6(eni: Eni, addresses: Iterable[Ip]) -> Eni:
+    known = {slot.ipv6 for slot in eni.slots.values()} | set(eni.spare6)
+    fresh = [address for address in dict.fromkeys(addresses) if address not in known]
+    losers = {slot.lost6: item for item, slot in eni.slots.items() if slot.lost6 is not None and slot.ipv6 is None}
+    back = {losers[address]: address for address in fresh if address in losers}
+    slots = {
+        item: msgspec.structs.replace(slot, ipv6=back[item], lost6=None) if item in back else slot
+        for item, slot in eni.slots.items()
+    }
+    spare = (*eni.spare6, *(address for address in fresh if address not in losers))
+    return msgspec.structs.replace(eni, slots=slots, spare6=spare)
+
+
+def _with_pairs(eni: Eni, pairs: Iterable[tuple[Ip, Ip]]) -> Eni:
+    slots, spare = dict(eni.slots), list(eni.spare6)
+    for item, address in pairs:
+        slot = slots.get(item)
+        if slot is not None and slot.ipv6 is None and address in spare:
+            slots[item] = msgspec.structs.replace(slot, ipv6=address, lost6=None)
+            spare.remove(address)
+    return msgspec.structs.replace(eni, slots=slots, spare6=tuple(spare))
+
+
+def _without_ipv6(eni: Eni, gone: frozenset[Ip]) -> Eni:
+    slots = {
+        item: msgspec.structs.replace(
+            slot,
+            ipv6=None,
+            lost6=slot.ipv6,
+            state=SlotState.PENDING if slot.state is SlotState.VALID else slot.state,
+        )
+        if slot.ipv6 in gone
+        else slot
+        for item, slot in eni.slots.items()
+    }
+    spare = tuple(address for address in eni.spare6 if address not in gone)
+    return msgspec.structs.replace(eni, slots=slots, spare6=spare)
 
 
 # ---- what the node can hold

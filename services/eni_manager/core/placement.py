@@ -4,7 +4,7 @@ Existing ENIs first, those that are ready before those on the way; a new one onl
 not decided here: addresses leave only because ipam gives them back.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Literal
 
 import msgspec
@@ -18,6 +18,11 @@ MOST_CREATIONS = 3
 
 CREATION = "creation"
 """The subject of a block that concerns every new ENI."""
+
+
+def ipv6_of(eni: str) -> str:
+    """The subject of a block that keeps an ENI from getting IPv6 addresses."""
+    return f"{eni} ipv6"
 
 
 class Block(msgspec.Struct, frozen=True):
@@ -52,10 +57,14 @@ class Blocks:
 
 
 class VSwitch(msgspec.Struct, frozen=True):
-    """A vSwitch of the node's zone; `free` None: the count is not known (no permission, no answer)."""
+    """A vSwitch of the node's zone; `free` None: the count is not known (no permission, no answer).
+
+    `ipv6`: it has an IPv6 range; None: not known.
+    """
 
     id: str
     free: int | None = None
+    ipv6: bool | None = None
 
 
 class Creation(msgspec.Struct, frozen=True):
@@ -92,24 +101,29 @@ def plan(
     vswitches: Sequence[VSwitch],
     policy: EniPolicy = "most_ips",
     now: float,
+    stuck: Mapping[str, int] = {},
 ) -> Plan:
     """Spread `total` over `enis` and new ones in `vswitches`, which are in the order of preference.
 
-    `in_flight` counts per ENI the addresses that a call under way will bring.
+    `in_flight` counts per ENI the addresses that a call under way will bring; `stuck` those that it has and that no
+    pod can be given for now.
     """
     enis = [eni for eni in enis if eni.state in HOLDS_A_SLOT]
     holding = {eni.name: eni.expected + in_flight.get(eni.name, 0) for eni in enis}
-    need = total - sum(holding.values())
+    need = total - sum(holding.values()) + sum(stuck.values())
     if need <= 0:
         return Plan()
 
     why: dict[str, float | None] = {}
+    for name in stuck:
+        if (block := blocks.get(ipv6_of(name), now)) is not None:
+            why[block.why] = block.until
     targets: dict[str, int] = {}
     for eni in sorted(enis, key=lambda eni: _preference(eni, policy)):
         room = eni.room - in_flight.get(eni.name, 0)
         if not eni.grows or room <= 0:
             continue
-        block = blocks.get(eni.name, now) or blocks.get(eni.vswitch, now)
+        block = blocks.get(eni.name, now) or blocks.get(eni.vswitch, now) or blocks.get(ipv6_of(eni.name), now)
         if block is not None:
             why[block.why] = block.until
             continue
@@ -232,23 +246,55 @@ class Confirm(msgspec.Struct, frozen=True):
     items: tuple[Ip, ...]
 
 
-Chore = Assign | Unassign | Leave | Confirm
+class Pair(msgspec.Struct, frozen=True):
+    """Join slots that have no IPv6 address with ones that the ENI has and no slot uses."""
+
+    pairs: tuple[tuple[Ip, Ip], ...]
 
 
-def next_chore(eni: Eni, *, target: int, growth_blocked: bool) -> Chore | None:
+class AssignIpv6(msgspec.Struct, frozen=True):
+    """Ask the cloud for `count` more IPv6 addresses, for slots that have none."""
+
+    count: int
+
+
+Chore = Assign | Unassign | Leave | Confirm | Pair | AssignIpv6
+
+
+def next_chore(
+    eni: Eni,
+    *,
+    target: int,
+    growth_blocked: bool,
+    dual: bool = False,
+    pairing_blocked: bool = False,
+    held: Collection[Ip] = (),
+) -> Chore | None:
     """What an ENI that is READY or DRAINING does next; None: nothing, until something changes.
 
-    What a waiting pod needs comes before what is only tidy.
+    What a waiting pod needs comes before what is only tidy. `dual`: slots are pairs. `held`: items whose IPv6 address
+    the cloud has taken from a pod that lives; they wait for that pod's end, or for the address to come back.
     """
     returning = eni.in_state(SlotState.RETURNING)
     if len(returning) == len(eni.slots):
         return Leave()
     if eni.state is not State.READY:
         return None
-    if pending := eni.in_state(SlotState.PENDING):
+    pending = [slot for slot in eni.in_state(SlotState.PENDING) if slot.ipv6 is not None or not dual]
+    if pending:
         return Confirm(tuple(slot.item for slot in pending))
+    if dual and (chore := _completed(eni, blocked=pairing_blocked, held=held)) is not None:
+        return chore
     more = min(target - eni.count(), eni.room, BATCH)
     if more > 0 and not growth_blocked:
         return Assign(more)
     secondary = [slot.item for slot in returning if not slot.primary]
     return Unassign(tuple(secondary[:BATCH])) if secondary else None
+
+
+def _completed(eni: Eni, *, blocked: bool, held: Collection[Ip]) -> Pair | AssignIpv6 | None:
+    """What makes pairs of slots that lack an IPv6 address; None: nothing is to be done, or can be."""
+    halves = [slot.item for slot in eni.halves if slot.item not in held]
+    if pairs := tuple(zip(halves, eni.spare6, strict=False)):
+        return Pair(pairs)
+    return AssignIpv6(min(len(halves), BATCH)) if halves and not blocked else None

@@ -27,6 +27,8 @@ class Reaction(StrEnum):
     """The instance cannot take one more ENI: dispose of the new one, create none for a while."""
     ENI_FULL = "eni_full"
     """The ENI cannot take more addresses, so our count is wrong: compare with the cloud."""
+    NO_IPV6 = "no_ipv6"
+    """The vSwitch has no IPv6 range: nothing in it can have an IPv6 address."""
     GROUP_FULL = "group_full"
     """The security group is full: tell people to use an enterprise group."""
     REFUSED = "refused"
@@ -69,6 +71,7 @@ REACTIONS: dict[str, Reaction] = {
     "EniPerInstanceLimitExceeded": R.NO_ENI_SLOT,
     "InvalidOperation.Ipv4CountExceeded": R.ENI_FULL,
     "InvalidOperation.Ipv6CountExceeded": R.ENI_FULL,
+    "InvalidVSwitchId.Ipv6NotTurnOn": R.NO_IPV6,
     "SecurityGroupInstanceLimitExceed": R.GROUP_FULL,
 }
 
@@ -91,6 +94,7 @@ def react(code: str, status: int) -> Reaction:
 INHIBIT_S: dict[Reaction, float] = {
     R.NO_ADDRESSES: 600.0,
     R.NO_QUOTA: 600.0,
+    R.NO_IPV6: 600.0,
     R.NO_ENI_SLOT: 60.0,
     R.ENI_FULL: 60.0,
     R.GROUP_FULL: 300.0,

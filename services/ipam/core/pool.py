@@ -157,6 +157,8 @@ class Pool:
         self.promises: dict[Ip, Promise] = {}
         """Kept when they have lapsed, too, as long as the item's rest is."""
         self.marks: dict[Ip, Mark] = {}
+        self.dual = True
+        """Leases have the IPv6 addresses of their items."""
         self.per_eni = 0
         """How many items one ENI can hold; 0: not known."""
         self.stories: dict[Ip, deque[StoryLine]] = {}
@@ -216,6 +218,11 @@ class Pool:
                 found[key] = f"{item.id} is leased to {hold.lease.pod}, but the cloud has taken it away from {item.eni}"
             elif item.eni != hold.lease.eni_id:
                 found[key] = f"{item.id} is leased to {hold.lease.pod} on {hold.lease.eni_id}, but is on {item.eni} now"
+            elif hold.lease.ipv6 not in (None, item.ipv6):
+                found[key] = (
+                    f"{hold.lease.ipv6} is leased to {hold.lease.pod} with {item.id}, but the cloud has taken it away "
+                    f"from {item.eni}"
+                )
         return found
 
     def departed(self) -> list[Ip]:
@@ -253,7 +260,7 @@ class Pool:
         self.epoch, self.generation, self.synced = inventory.epoch, inventory.generation, inventory.synced
         self.mode, self.capacity = inventory.mode, inventory.capacity
         self.blocked, self.blocked_retry_after = inventory.blocked, inventory.blocked_retry_after
-        self.per_eni = inventory.addresses_per_eni
+        self.per_eni, self.dual = inventory.addresses_per_eni, inventory.dual
         for item in self.stories.keys() - self.items.keys() - self.holders.keys() - self.marks.keys():
             del self.stories[item]
 
