@@ -43,12 +43,15 @@ def reader(kind: type[objects.Object]) -> Callable[[msgspec.Raw], Seen]:
     head, whole = msgspec.json.Decoder(_Head), msgspec.json.Decoder(kind)
 
     def read(raw: msgspec.Raw) -> Seen:
-        who = head.decode(raw).metadata
-        who = msgspec.structs.replace(who, namespace=sys.intern(who.namespace))
         try:
-            return Seen(who, whole.decode(raw))
+            written = whole.decode(raw)
+            meta = written.metadata
+            if meta.name:  # the same texts that the calculation will keep
+                return Seen(Who(meta.name, sys.intern(meta.namespace), meta.uid, meta.resource_version), written)
         except msgspec.ValidationError:
             pass
+        who = head.decode(raw).metadata
+        who = msgspec.structs.replace(who, namespace=sys.intern(who.namespace))
         try:  # the slow way knows what a null means, and the field
             return Seen(who, objects.read(msgspec.json.decode(raw), kind))
         except Invalid as error:

@@ -1,0 +1,206 @@
+"""Tables of ours in the kernel: carried out, looked at, repaired, removed. One thread does all of it.
+
+    Kernel (async) --> the one thread --> Workshop --> Compiler, NfSocket
+
+The thread is born in the node's namespace and is in a pod's only for as long as a socket is opened there.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
+
+import msgspec
+
+from services.policy.adapters.netns import inside
+from services.policy.adapters.nfnetlink import NfSocket, Rejected
+from services.policy.adapters.nft_batch import Plan, complete, planned, removal, repairs, requests
+from services.policy.adapters.nft_compiler import Compiler
+from services.policy.adapters.nft_seen import look
+from services.policy.core.nft.model import Change, Table
+from shared.crashpoint import crashpoint
+from shared.log import get
+
+log = get("policy.kernel")
+
+_SPARE_RULES: Final = 1000
+"""Compiled rules that nobody uses, before they are forgotten."""
+_LOOKS: Final = 5
+"""Attempts at a repair while others change the namespace's rules."""
+
+T = TypeVar("T")
+
+
+class Done(msgspec.Struct, frozen=True):
+    """What was carried out: objects and lists touched, seconds, and why it was more than asked for, if it was."""
+
+    steps: int
+    took_s: float
+    repaired: str = ""
+
+
+class Workshop:
+    """What the thread has open. All of it blocks. `netns`: the pod whose namespace it is about; None: the node's."""
+
+    def __init__(self) -> None:
+        self._compiler = Compiler()
+        self._socket = NfSocket()
+
+    def close(self) -> None:
+        """Give everything back."""
+        self._compiler.close()
+        self._socket.close()
+
+    def carry_out(self, change: Change, wanted: Table) -> Done:
+        """One transaction that makes `wanted` of what was wanted before. Raises Rejected, Internal: nothing is done."""
+        began = time.perf_counter()
+        plan = planned(change, wanted)
+        self._compiler.prepare((*plan.chains_added, *plan.chains_filled), plan.sets_added, wanted.sets)
+        crashpoint("policy.apply.before_transaction")
+        self._socket.transact(list(requests(plan, wanted.name, self._compiler)))
+        crashpoint("policy.apply.after_transaction")
+        self._tidy(wanted)
+        return Done(plan.steps, time.perf_counter() - began)
+
+    def reconcile(self, wanted: Table, netns: str | None = None) -> Done:
+        """Whatever the kernel has: one transaction that makes `wanted` of it, or none if it is so already."""
+        began = time.perf_counter()
+        with self._at(netns) as socket:
+            self._compiler.prepare(wanted.chains.values(), wanted.sets.values(), wanted.sets)
+            plan = self._mend(socket, wanted)
+        self._tidy(wanted)
+        return Done(plan.steps, time.perf_counter() - began, summary(plan))
+
+    def remove(self, table: str, netns: str | None = None) -> None:
+        """The table goes, if it is there, and nothing else."""
+        with self._at(netns) as socket:
+            if any(one == table for one in socket.tables()):
+                socket.transact(removal(table))
+
+    def differences(self, wanted: Table) -> Plan:
+        """What `reconcile` would do."""
+        self._compiler.prepare(wanted.chains.values(), wanted.sets.values(), wanted.sets)
+        return repairs(look(self._socket, wanted.name, ignoring=_dynamic(wanted)), wanted, self._compiler)
+
+    def generation(self) -> int:
+        """The node's generation."""
+        return self._socket.generation()
+
+    def _mend(self, socket: NfSocket, wanted: Table) -> Plan:
+        for left in reversed(range(_LOOKS)):
+            before = socket.generation()
+            plan = repairs(look(socket, wanted.name, ignoring=_dynamic(wanted)), wanted, self._compiler)
+            if socket.generation() != before and left:
+                continue  # somebody wrote meanwhile: what was seen may never have been
+            if not plan.steps:
+                return plan
+            crashpoint("policy.repair.before_transaction")
+            try:
+                socket.transact(list(requests(plan, wanted.name, self._compiler)))
+            except Rejected as refused:
+                if left > 1:
+                    continue
+                log.warning("repair_refused", error=refused.message)
+                plan = complete(wanted)
+                socket.transact(list(requests(plan, wanted.name, self._compiler)))
+            crashpoint("policy.repair.after_transaction")
+            return plan
+        raise AssertionError("the last attempt returns or raises")
+
+    def _at(self, netns: str | None) -> "_Opened":
+        return _Opened(self._socket, netns)
+
+    def _tidy(self, wanted: Table) -> None:
+        if self._compiler.size > _SPARE_RULES + 2 * len(wanted.chains) * 2:
+            self._compiler.forget_all_but(wanted.chains.values())
+
+
+class _Opened:
+    """The node's socket, or one in a pod's namespace for as long as the context lasts."""
+
+    def __init__(self, home: NfSocket, netns: str | None) -> None:
+        self._home, self._netns = home, netns
+        self._own: NfSocket | None = None
+
+    def __enter__(self) -> NfSocket:
+        if self._netns is None:
+            return self._home
+        with inside(self._netns):
+            self._own = NfSocket()
+        return self._own
+
+    def __exit__(self, *_: object) -> None:
+        if self._own is not None:
+            self._own.close()
+
+
+def _dynamic(wanted: Table) -> frozenset[str]:
+    return frozenset(name for name, one in wanted.sets.items() if "dynamic" in one.flags)
+
+
+def summary(plan: Plan) -> str:
+    """What a plan touches, for a log and an event."""
+    if plan.replace:
+        return "the whole table"
+    parts = {
+        "chains": [chain.name for chain in (*plan.chains_added, *plan.chains_filled)] + plan.chains_removed,
+        "sets": [one.name for one in plan.sets_added] + plan.sets_removed,
+        "elements of": sorted({*plan.items_added, *plan.items_removed}),
+    }
+    return "; ".join(
+        f"{what} {', '.join(names[:5])}{' …' * (len(names) > 5)}" for what, names in parts.items() if names
+    )
+
+
+class Kernel:
+    """The thread and its workshop, for the event loop. An async context manager."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="policy-kernel")
+        self._workshop: Workshop | None = None
+
+    async def __aenter__(self) -> Self:
+        try:
+            self._workshop = await self._do(Workshop)
+        except BaseException:
+            self._thread.shutdown()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._workshop is not None:
+            await self._do(self._workshop.close)
+        self._thread.shutdown()
+
+    async def carry_out(self, change: Change, wanted: Table) -> Done:
+        """See Workshop."""
+        return await self._do(self._open.carry_out, change, wanted)
+
+    async def reconcile(self, wanted: Table, netns: str | None = None) -> Done:
+        """See Workshop."""
+        return await self._do(self._open.reconcile, wanted, netns)
+
+    async def remove(self, table: str, netns: str | None = None) -> None:
+        """See Workshop."""
+        await self._do(self._open.remove, table, netns)
+
+    async def differences(self, wanted: Table) -> Plan:
+        """See Workshop."""
+        return await self._do(self._open.differences, wanted)
+
+    async def generation(self) -> int:
+        """See Workshop."""
+        return await self._do(self._open.generation)
+
+    @property
+    def _open(self) -> Workshop:
+        assert self._workshop is not None, "the kernel thread is not open"
+        return self._workshop
+
+    async def _do(self, act: Callable[..., T], *arguments: Any) -> T:
+        """Once begun it ends, whoever waits: a transaction that nobody knows the end of would be one too few."""
+        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, act, *arguments))
