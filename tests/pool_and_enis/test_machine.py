@@ -4,20 +4,29 @@ Pods come and go, repeatedly and out of order; either service dies at any await 
 calls throttled, vSwitches exhausted; people delete ENIs and take addresses away; listings and metadata are old. After
 each step the invariants below hold, and at the end, when the weather has cleared, both sides and the cloud agree.
 
-POOL_AND_ENIS_STEPS sets how many steps are made (the nightly run makes 100,000).
+POOL_AND_ENIS_STEPS sets how many steps are counted before the run ends (the nightly run makes 100,000); what was
+done, how often, is printed (`pytest -s`).
 """
 
 import asyncio
 import logging
 import os
 import random
+from collections import Counter
 from typing import Any
 
 import hypothesis.strategies as st
 import msgspec
 import pytest
-from hypothesis import settings
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from services.eni_manager.core.machine import State
 from services.eni_manager.core.model import Eni, SlotState
@@ -27,7 +36,7 @@ from services.ipam.core.pool import Phase, item_id
 from shared.contracts.ipam import Lease
 from shared.errors import Conflict, Exhausted, SuiteError, Unavailable
 from shared.model import AttachmentKey, Ip, PodKey
-from tests.pool_and_enis.cloud import INSTANCE, ModelCloud
+from tests.pool_and_enis.cloud import BEFELL, INSTANCE, ModelCloud
 from tests.pool_and_enis.node import EniLife, IpamLife, Wire, disks
 from tests.pool_and_enis.virtual_time import VirtualLoop
 
@@ -35,8 +44,13 @@ STEPS = int(os.environ.get("POOL_AND_ENIS_STEPS", "3000"))
 STEPS_PER_LIFE = 50
 ADD_WITHIN_S = 60.0
 CONTAINERS = [f"c{n}" for n in range(16)]
-WHICH = st.integers(0, 11)
+WHICH = st.integers(0, 23)
 PASSING = ("lost", "throttled", "unreachable")
+TURNS = st.integers(0, 30)
+"""Turns of the event loop after which a service dies: at whatever it, or the other one, awaits then."""
+
+DONE: Counter[str] = Counter()
+"""The steps: how often each thing was done, over all lives of the run. What finds nothing to do is no step."""
 
 
 class Bugs(logging.Handler):
@@ -78,18 +92,24 @@ class PoolAndEnis(RuleBasedStateMachine):
         self.sandboxes: dict[str, Sandbox] = {}
         self.start_eni_manager()
         self.start_ipam()
-        self.pass_time(5.0)
+        self._let_pass(5.0)
 
     # ---- pods
 
-    @rule(name=st.sampled_from(CONTAINERS), pod=st.sampled_from(["", "db-0"]))
+    @rule(names=st.lists(st.sampled_from(CONTAINERS), min_size=1, max_size=6, unique=True))
+    def adds(self, names: list[str]) -> None:
+        """Pods come, several at once; one of them may be of a StatefulSet."""
+        for name in names:
+            self.add(name, "db-0" if name == "c0" else "")
+        self._let_pass(0.05)
+
     def add(self, name: str, pod: str) -> None:
         """A new sandbox, or the runtime asks once more about one."""
         sandbox = self.sandboxes.setdefault(name, Sandbox(name, pod or f"pod-{name}", bool(pod)))
-        if sandbox.adding is None and sandbox.lease is None and self.ipam is not None:
+        if sandbox.adding is None and self.ipam is not None:
+            DONE["ADD" if sandbox.lease is None else "ADD repeated"] += 1
             sandbox.ends = self.loop.time() + ADD_WITHIN_S
             sandbox.adding = self.loop.create_task(self._add(sandbox, self.ipam))
-        self.pass_time(0.05)
 
     async def _add(self, sandbox: Sandbox, ipam: IpamLife) -> Lease:
         """As gateway and ipam's handler do it: lease, attachment, answer; undone where it fails."""
@@ -109,14 +129,24 @@ class PoolAndEnis(RuleBasedStateMachine):
         await eni.journal.put_attachment(lease, netns="/n")
         return lease
 
-    @rule(name=st.sampled_from(CONTAINERS))
+    @rule(names=st.lists(st.sampled_from(CONTAINERS), min_size=1, max_size=4, unique=True))
+    def deletes(self, names: list[str]) -> None:
+        """Pods go, in any order."""
+        for name in names:
+            self.delete(name)
+
     def delete(self, name: str) -> None:
         """DEL, of whatever there is, perhaps once more; kept and repeated by the gateway while somebody is away."""
-        sandbox = self.sandboxes.get(name)
-        if sandbox is None or self.ipam is None or self.eni is None or self.ipam.ledger is None:
+        if self.ipam is None or self.eni is None or self.ipam.ledger is None:
             return
+        sandbox = self.sandboxes.get(name)
+        if sandbox is None:
+            DONE["DEL of the unknown"] += 1
+            sandbox = Sandbox(name, f"pod-{name}", sticky=False)
+        else:
+            DONE["DEL" if sandbox.adding is None else "DEL during its ADD"] += 1
         gone = self.loop.create_task(self._delete(sandbox, self.ipam, self.eni))
-        self.pass_time(0.1)
+        self._let_pass(0.1)
         if gone.done() and gone.exception() is None:
             self.collect()
             sandbox.lease = None
@@ -132,35 +162,46 @@ class PoolAndEnis(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from([0.02, 0.3, 1.0, 3.0, 10.0, 40.0, 200.0]))
     def pass_time(self, seconds: float) -> None:
+        DONE["time"] += 1
+        self._let_pass(seconds)
+
+    def _let_pass(self, seconds: float) -> None:
         self.cloud.snapshot()
         self.loop.advance(seconds)
         self.cloud.settle(self.loop.time())
         self.collect()
 
-    @precondition(lambda self: self.eni is not None)
-    @rule(after=st.sampled_from([0.0, 0.0005, 0.01, 0.2, 1.5]))
-    def kill_eni_manager(self, after: float) -> None:
+    @rule(who=st.sampled_from(["eni_manager", "ipam"]), after=st.sampled_from([0.0, 0.01, 0.2, 1.5]), turns=TURNS)
+    def kill(self, who: str, after: float, turns: int) -> None:
+        """One of the two dies, wherever it stands then."""
+        life = self.eni if who == "eni_manager" else self.ipam
+        if life is None:
+            return
         self.loop.advance(after)
-        assert self.eni is not None
-        self._end(self.eni)
-        self.eni = None
+        self.loop.turn(turns)
+        DONE[f"death of {who}"] += 1
+        self._end(life)
+        if life is self.eni:
+            self.eni = None
+        else:
+            self.ipam = None
 
-    @precondition(lambda self: self.ipam is not None)
-    @rule(after=st.sampled_from([0.0, 0.0005, 0.0011, 0.01, 0.2]))
-    def kill_ipam(self, after: float) -> None:
-        self.loop.advance(after)
-        assert self.ipam is not None
-        self._end(self.ipam)
-        self.ipam = None
+    @precondition(lambda self: self.eni is None or self.ipam is None)
+    @rule(all_=st.booleans())
+    def start(self, all_: bool) -> None:
+        """Whoever is dead starts again, both at once or one after the other."""
+        DONE["start"] += 1
+        if self.eni is None:
+            self.start_eni_manager()
+            if not all_:
+                return
+        if self.ipam is None:
+            self.start_ipam()
 
-    @precondition(lambda self: self.eni is None)
-    @rule()
     def start_eni_manager(self) -> None:
         self.lives += 1
         self.eni = EniLife(self.loop, self.lives, self.cloud, self.eni_disk)
 
-    @precondition(lambda self: self.ipam is None)
-    @rule()
     def start_ipam(self) -> None:
         self.lives += 1
         self.ipam = IpamLife(self.loop, self.lives, self.wire, self.ipam_disk)
@@ -173,38 +214,61 @@ class PoolAndEnis(RuleBasedStateMachine):
 
     # ---- weather and people
 
-    @rule(faults=st.lists(st.sampled_from(PASSING), min_size=1, max_size=3))
+    @rule(which=WHICH, faults=st.lists(st.sampled_from(PASSING), min_size=1, max_size=3))
+    def weather(self, which: int, faults: list[str]) -> None:
+        """Calls go wrong, or answers are old."""
+        if which % 2:
+            self.calls_go_wrong(faults)
+        else:
+            self.answers_are_old((which // 2) % 2, (which // 2) % 3)
+
+    @rule(act=st.sampled_from(["delete", "take", "assign", "attach", "fill"]), which=WHICH, name=st.sampled_from("ab"))
+    def people(self, act: str, which: int, name: str) -> None:
+        """Somebody at the console, and other machines."""
+        match act:
+            case "delete":
+                self.somebody_deletes_an_eni(which)
+            case "take":
+                self.somebody_takes_an_address(which)
+            case "assign":
+                self.somebody_assigns_an_address(which)
+            case "attach":
+                self.somebody_attaches_an_eni()
+            case _:
+                self.others_fill_a_vswitch(name, which % 4)
+
     def calls_go_wrong(self, faults: list[str]) -> None:
         if len(self.cloud.faults) < 6:
+            DONE["faults"] += 1
             self.cloud.faults.extend(faults)
 
-    @rule(listings=st.integers(0, 1), metadata=st.integers(0, 2))
     def answers_are_old(self, listings: int, metadata: int) -> None:
+        DONE["old answers"] += 1
         self.cloud.stale_listings, self.cloud.stale_metadata = listings, metadata
 
-    @rule(which=WHICH)
     def somebody_deletes_an_eni(self, which: int) -> None:
         if there := sorted(self.cloud.enis):
+            DONE["ENI deleted outside"] += 1
             self.cloud.delete_outside(there[which % len(there)])
 
-    @rule(which=WHICH)
     def somebody_takes_an_address(self, which: int) -> None:
         there = sorted((eni.id, ip) for eni in self.cloud.ours() for ip in eni.ips[1:])
         if there:
+            DONE["address taken outside"] += 1
             self.cloud.unassign_outside(*there[which % len(there)])
 
-    @rule(which=WHICH)
     def somebody_assigns_an_address(self, which: int) -> None:
         if there := sorted(eni.id for eni in self.cloud.ours() if eni.status == "InUse"):
+            DONE["address assigned outside"] += 1
             self.cloud.assign_outside(there[which % len(there)])
 
-    @rule()
     def somebody_attaches_an_eni(self) -> None:
         if sum(eni.tags.get("creator") != "terway" for eni in self.cloud.enis.values()) < 1:
+            DONE["foreign ENI"] += 1
             self.cloud.foreign()
 
-    @rule(name=st.sampled_from("ab"), keep=st.integers(0, 3))
     def others_fill_a_vswitch(self, name: str, keep: int) -> None:
+        DONE["vSwitch filled or emptied"] += 1
         hoard = self.cloud.hoards[name]
         if hoard:
             self.cloud.free[name] += hoard
@@ -224,8 +288,13 @@ class PoolAndEnis(RuleBasedStateMachine):
             sandbox.adding = None
             error = adding.exception()
             sandbox.failed = repr(error)
+            BEFELL["ADD answered" if error is None else f"ADD failed: {type(error).__name__}"] += 1
             if error is None:
-                sandbox.lease = adding.result()
+                lease = adding.result()
+                assert sandbox.lease is None or sandbox.lease.addresses == lease.addresses, (
+                    "an ADD repeated moves a pod"
+                )
+                sandbox.lease = lease
             else:
                 assert isinstance(error, Unavailable | Exhausted | Conflict), repr(error)
 
@@ -322,7 +391,7 @@ class PoolAndEnis(RuleBasedStateMachine):
         if self.ipam is None:
             self.start_ipam()
         for _ in range(30):
-            self.pass_time(60.0)
+            self._let_pass(60.0)
         self._agree()
         for name in list(self.sandboxes):
             self.delete(name)
@@ -330,12 +399,12 @@ class PoolAndEnis(RuleBasedStateMachine):
         left = self.leases()
         assert left == [], "every sandbox is gone"
         for _ in range(20):
-            self.pass_time(60.0)
+            self._let_pass(60.0)
         self._agree()
         unused = sum(len(eni.ips) for eni in self.cloud.ours())
         assert 1 <= unused <= 3 + 1, f"{unused} addresses are kept for nobody"
         self.add("c0", "")
-        self.pass_time(20.0)
+        self._let_pass(20.0)
         assert self.sandboxes["c0"].lease is not None, f"a node at peace serves a pod: {self._pool_story()}"
 
     def _pool_story(self) -> object:
@@ -378,7 +447,43 @@ async def _ended(task: asyncio.Task[None]) -> None:
     await asyncio.wait([task])
 
 
-TestPoolAndEnis = pytest.mark.timeout(max(120, STEPS // 50))(PoolAndEnis.TestCase)
-TestPoolAndEnis.settings = settings(
-    max_examples=max(1, STEPS // STEPS_PER_LIFE), stateful_step_count=STEPS_PER_LIFE, deadline=None
-)
+MUST_BE_DONE = {
+    *(
+        "ADD",
+        "ADD repeated",
+        "DEL",
+        "DEL during its ADD",
+        "DEL of the unknown",
+        "time",
+        "start",
+        "faults",
+        "old answers",
+    ),
+    *("death of eni_manager", "death of ipam", "ENI deleted outside", "address taken outside"),
+    *("address assigned outside", "foreign ENI", "vSwitch filled or emptied"),
+}
+MUST_BEFALL = {
+    *("ADD answered", "ADD failed: Exhausted", "ADD failed: Unavailable", "ADD failed: Conflict"),
+    *("lost", "throttled", "unreachable", "IpNotEnough", "old listing", "old metadata"),
+}
+
+
+@pytest.mark.timeout(max(300, STEPS // 20))
+def test_nothing_doubles_or_leaks() -> None:
+    DONE.clear()
+    BEFELL.clear()
+    while DONE.total() < STEPS:
+        lives = max(1, (STEPS - DONE.total()) // STEPS_PER_LIFE)
+        run_state_machine_as_test(
+            PoolAndEnis,
+            settings=settings(
+                max_examples=lives,
+                stateful_step_count=STEPS_PER_LIFE,
+                deadline=None,
+                suppress_health_check=[HealthCheck.too_slow],
+            ),
+        )
+    print(f"\n{DONE.total()} steps:", *(f"{times:>8} {what}" for what, times in DONE.most_common()), sep="\n")
+    print(*(f"{times:>8} {what}" for what, times in BEFELL.most_common()), sep="\n")
+    assert DONE.keys() == MUST_BE_DONE, "steps that were never made test nothing"
+    assert BEFELL.keys() >= MUST_BEFALL, "what never befell is not known to be survived"

@@ -35,5 +35,15 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def advance(self, seconds: float) -> None:
         """Run everything that is due within `seconds`."""
         self.run_until_complete(asyncio.sleep(seconds))
+        self._raise_broken()
+
+    def turn(self, times: int) -> None:
+        """Run so many turns of the loop, however little time passes in each: stops at any await there is."""
+        for _ in range(times):
+            self.call_soon(self.stop)
+            self.run_forever()
+        self._raise_broken()
+
+    def _raise_broken(self) -> None:
         if self._broken:
             raise AssertionError(f"unhandled: {self._broken}")
