@@ -39,7 +39,7 @@ class NodeAudit(msgspec.Struct, frozen=True):
     attachments: dict[str, str]
     kernel: Kernel
     pool: list[str]
-    """addresses in ipam's pool, in whatever state"""
+    """pool items that ipam knows, in whatever state, by their IPv4 addresses"""
     enis: dict[str, list[str]]
     """ENI -> addresses, as eni_manager has them"""
     cloud: dict[str, list[str]]
@@ -111,7 +111,7 @@ def compare(found: NodeAudit, namespaces: Iterable[str] = ()) -> Iterator[str]:
     yield from _doubles("rule", (f"{priority}: {address}" for priority, address in rules))
     yield from _sides("rule", map(str, rules), "lease", map(str, wanted))
 
-    pool, wired = set(found.pool), {address for addresses in found.enis.values() for address in addresses}
+    pool, wired = set(found.pool), {a for addresses in found.enis.values() for a in addresses if ":" not in a}
     yield from _sides("address of ipam", pool, "address of eni_manager", wired)
     yield from _sides("ENI of eni_manager", found.enis, "ENI in the cloud", found.cloud)
     for eni in found.enis.keys() & found.cloud.keys():
@@ -149,10 +149,15 @@ async def _look(node: NodeLayout, there: Record, mine: list[dict[str, Any]]) -> 
         attachments={attachment.key.container_id: attachment.host_link for attachment in wired},
         kernel=await kernel.read(node.netns_name),
         pool=sorted(pool),
-        enis={view.id: sorted(address.ipv4 for address in view.addresses if address.ipv4) for view in inventory.enis},
-        cloud={eni["id"]: sorted(eni["ipv4"]) for eni in mine},
+        enis={view.id: sorted(_addresses(view)) for view in inventory.enis},
+        cloud={eni["id"]: sorted([*eni["ipv4"], *eni["ipv6"]]) for eni in mine},
         deferred=_waiting(node.state / "spool"),
     )
+
+
+def _addresses(view: eni_contract.EniView) -> Iterator[str]:
+    yield from (ip for address in view.addresses for ip in (address.ipv4, address.ipv6) if ip)
+    yield from view.spare6
 
 
 def _waiting(spool: Path) -> int:

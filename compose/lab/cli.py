@@ -131,7 +131,7 @@ def lab() -> None:
     type=click.Choice(["ipv4", "dual"]),
     default="ipv4",
     show_default=True,
-    callback=_not_yet("only ipv4 is"),
+    help="dual: nodes and pods have IPv6 addresses, too.",
 )
 @click.option("--instance-type", default="ecs.g6.2xlarge", show_default=True, help="What each node is.")
 @click.option("--pool", metavar="MIN:MAX", default="2:5", show_default=True, callback=_pool, help="Idle addresses.")
@@ -149,7 +149,7 @@ def lab() -> None:
 )
 @click.option("--keep", is_flag=True, help="After a failure, leave everything for a look at it.")
 @command
-async def up(context: Context, *, policy: bool, stack: str, keep: bool, **given: Any) -> None:
+async def up(context: Context, *, policy: bool, keep: bool, **given: Any) -> None:
     """Bring a lab up; returns when its services are ready and a pod would run."""
     made = await labs.up(context.layout, Options(**given), say=context.say, keep=keep)
     context.say("ready")
@@ -291,8 +291,9 @@ async def exec_(context: Context, pod: str, argv: tuple[str, ...], timeout_s: fl
 @click.argument("source", metavar="NS/NAME")
 @click.argument("target", metavar="TARGET:PORT/PROTO")
 @click.option("--timeout", "timeout_s", type=float, default=2.0, show_default=True)
+@click.option("-6", "--ipv6", is_flag=True, help="Ask at TARGET's IPv6 address.")
 @command
-async def probe(context: Context, source: str, target: str, timeout_s: float) -> int:
+async def probe(context: Context, source: str, target: str, timeout_s: float, ipv6: bool) -> int:
     """Does a pod (or a node, or `outside`) reach TARGET: a pod NS/NAME, an address, a node or `outside`?
 
     Exit 0: reached, 1: not reached, 2: could not ask. Nodes and outside serve 80/tcp and 80/udp.
@@ -301,7 +302,7 @@ async def probe(context: Context, source: str, target: str, timeout_s: float) ->
 
     there = record.read(context.layout)
     async with context.pods(there) as pods:
-        answer = await reach(context.layout, there, pods, source=source, target=target, timeout_s=timeout_s)
+        answer = await reach(context.layout, there, pods, source=source, target=target, timeout_s=timeout_s, ipv6=ipv6)
     verdict = f"reached {answer.by or answer.address}" if answer.reached else f"not reached: {answer.reason}"
     context.answer(answer, f"{verdict} ({answer.address} {answer.port}, {answer.took_ms} ms)")
     return 0 if answer.reached else 1

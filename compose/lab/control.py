@@ -25,6 +25,8 @@ class NodeFacts(msgspec.Struct, frozen=True):
     primary_eni: str
     mac: str
     primary_ip: str
+    primary_ipv6: str = ""
+    """Empty: the node has none."""
 
 
 class Control:
@@ -33,9 +35,9 @@ class Control:
     def __init__(self, session: aiohttp.ClientSession) -> None:
         self._session = session
 
-    async def add_node(self, name: str, *, instance_type: str, vswitch: str) -> NodeFacts:
-        """A machine with its namespace and primary ENI."""
-        body = {"name": name, "instance_type": instance_type, "vswitch": vswitch}
+    async def add_node(self, name: str, *, instance_type: str, vswitch: str, ipv6: bool = False) -> NodeFacts:
+        """A machine with its namespace and primary ENI, which has an IPv6 address where `ipv6` says so."""
+        body = {"name": name, "instance_type": instance_type, "vswitch": vswitch, "ipv6": ipv6}
         return msgspec.convert(await self.send("POST", "/nodes", body), NodeFacts)
 
     async def state(self) -> Json:

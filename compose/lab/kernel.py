@@ -34,18 +34,22 @@ class Kernel(msgspec.Struct, frozen=True):
 
 async def read(netns: str) -> Kernel:
     """Look into a namespace by its name."""
-    links, rules, routes = await asyncio.gather(
-        _ip(netns, "link", "show"), _ip(netns, "rule", "show"), _ip(netns, "route", "show", "table", "all")
+    links, rules, routes, rules6, routes6 = await asyncio.gather(
+        _ip(netns, "link", "show"),
+        _ip(netns, "rule", "show"),
+        _ip(netns, "-4", "route", "show", "table", "all"),
+        _ip(netns, "-6", "rule", "show"),
+        _ip(netns, "-6", "route", "show", "table", "all"),
     )
     found: dict[str, list[str]] = {}
-    for route in routes:
+    for route in (*routes, *routes6):
         if route.get("dev", "").startswith(PREFIX) and route.get("protocol") == MINE:
             found.setdefault(route["dst"], []).append(route["dev"])
     return Kernel(
         links=[link["ifname"] for link in links if link.get("ifname", "").startswith(PREFIX)],
         rules=[
             Rule(rule["priority"], rule["dst"] if "dst" in rule else rule["src"], str(rule["table"]))
-            for rule in rules
+            for rule in (*rules, *rules6)
             if rule.get("protocol") == MINE and rule["priority"] in PRIORITIES
         ],
         routes=found,

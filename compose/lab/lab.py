@@ -110,6 +110,7 @@ async def _make(layout: Layout, options: Options, say: Say) -> Record:
                 f"node{number + 1}",
                 instance_type=options.instance_type,
                 vswitch=vswitches[number % len(vswitches)],
+                ipv6=options.stack == "dual",
             )
             for number in range(options.nodes)
         ]

@@ -77,6 +77,7 @@ def config_of(node: NodeLayout, facts: NodeFacts, options: Options, about: dict[
         "cni_shim": {"probe_period_s": 0.5},  # `lab up` waits until the gateway has seen its neighbours
         "eni_conf": {
             "version": "1",
+            "ip_stack": options.stack,
             "min_pool_size": fewest,
             "max_pool_size": most,
             "ip_pool_sync_period": f"{options.pool_sync_s:g}s",
@@ -185,6 +186,7 @@ async def register(kube: KubeClient, facts: NodeFacts, lab: str) -> None:
             "status": {
                 "addresses": [
                     {"type": "InternalIP", "address": facts.primary_ip},
+                    *([{"type": "InternalIP", "address": facts.primary_ipv6}] if facts.primary_ipv6 else []),
                     {"type": "Hostname", "address": facts.name},
                 ],
                 "conditions": [{"type": "Ready", "status": "True", "reason": "Lab", "message": "up"}],

@@ -11,6 +11,7 @@ from shared.errors import Conflict, NotFound
 from shared.model import Mode
 
 Runtime = Literal["containerd", "cni"]
+Stack = Literal["ipv4", "dual"]
 
 
 class Options(msgspec.Struct, frozen=True):
@@ -18,6 +19,8 @@ class Options(msgspec.Struct, frozen=True):
 
     nodes: int = 2
     mode: Mode = Mode.SHARED_VETH
+    stack: Stack = "ipv4"
+    """`dual`: nodes and pods have an IPv6 address beside the IPv4 one."""
     """How pods get their address."""
     instance_type: str = "ecs.g6.2xlarge"
     pool: tuple[int, int] = (2, 5)

@@ -10,7 +10,7 @@ from services.ipam.adapters.enis import Enis
 from services.ipam.adapters.pods import Pods
 from services.ipam.core import allocate
 from services.ipam.core.garbage import Suspect
-from services.ipam.core.pool import ItemState, StoryLine
+from services.ipam.core.pool import ItemState, StoryLine, item_id
 from services.ipam.core.sizing import Counts, Watermarks
 from services.ipam.driver import Ledger, Tally
 from services.ipam.handlers import AnnotationProblem, Handlers
@@ -116,7 +116,8 @@ class Report:
 
     def _addresses(self, now: float) -> Iterable[tuple[Ip, AddressState]]:
         pool = self.ledger.pool
-        for name in sorted(pool.items.keys() | pool.holders.keys() | pool.marks.keys()):
+        held = {item_id(hold.lease) for hold in pool.holds.values()}
+        for name in sorted(pool.items.keys() | held | pool.marks.keys()):
             item, key = pool.items.get(name), pool.holders.get(name)
             yield (
                 name,

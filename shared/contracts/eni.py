@@ -35,6 +35,8 @@ class EniView(msgspec.Struct, frozen=True):
     vswitch: str = ""
     subnet4: Subnet | None = None
     subnet6: Subnet | None = None
+    spare6: list[Ip] = []
+    """IPv6 addresses of the ENI that are in no pair, for people: the next pairs take them."""
 
 
 class Inventory(msgspec.Struct, frozen=True):

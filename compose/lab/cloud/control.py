@@ -43,6 +43,8 @@ class NewNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     instance_type: str = "ecs.g6.2xlarge"
     zone: str | None = None
     vswitch: str | None = None
+    ipv6: bool = False
+    """Its primary network interface has an IPv6 address."""
 
 
 class Node(msgspec.Struct, frozen=True):
@@ -60,6 +62,7 @@ class Node(msgspec.Struct, frozen=True):
     primary_eni: str
     mac: str
     primary_ip: str
+    primary_ipv6: str = ""
 
 
 class NewCapture(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -84,6 +87,7 @@ def node(account: Account, lab: str, instance: Instance) -> Node:
         primary_eni=primary.id,
         mac=primary.mac,
         primary_ip=primary.primary_ip,
+        primary_ipv6=next(iter(primary.ipv6), ""),
     )
 
 
@@ -156,7 +160,11 @@ class Control:
         if vswitch is None:
             raise NotFound(f"no vSwitch in zone {wanted.zone}")
         instance = self._account.run_instance(
-            check_node(wanted.name), vswitch=vswitch, instance_type=wanted.instance_type, now=self._cloud.clock()
+            check_node(wanted.name),
+            vswitch=vswitch,
+            instance_type=wanted.instance_type,
+            now=self._cloud.clock(),
+            ipv6_count=int(wanted.ipv6),
         )
         await self._cloud.world.settle()
         return _json(node(self._account, self._fabric.lab, instance))

@@ -66,6 +66,7 @@ class About(msgspec.Struct, frozen=True):
     vpc_namespace: str
     outside_namespace: str
     outside_host: Ip
+    outside_host6: Ip
     openapi: str
     metadata: str
     kubernetes: str
@@ -124,6 +125,7 @@ async def _running(options: Options) -> AsyncIterator[About]:
             vpc_namespace=fabric.vpc,
             outside_namespace=fabric.outside,
             outside_host=fabric.plan.outside_host,
+            outside_host6=fabric.plan.outside_host6,
             openapi=f"http://{OPENAPI}",
             metadata=f"http://{METADATA}",
             kubernetes=f"http://{KUBERNETES}:{KUBERNETES_PORT}",

@@ -138,4 +138,5 @@ def _view(eni: Eni, *, dual: bool) -> EniView:
         vswitch=eni.vswitch,
         subnet4=eni.subnet4,
         subnet6=eni.subnet6,
+        spare6=list(eni.spare6),
     )

@@ -57,7 +57,7 @@ class Account(Addressing):
 
     # ---- instances
 
-    def run_instance(self, name: str, *, vswitch: str, instance_type: str, now: float) -> Instance:
+    def run_instance(self, name: str, *, vswitch: str, instance_type: str, now: float, ipv6_count: int = 0) -> Instance:
         """A new machine with its primary network interface; asking again for the same gives the same."""
         if (existing := self.instance_named(name)) is not None:
             if (existing.vswitch, existing.type) == (vswitch, instance_type):
@@ -70,6 +70,8 @@ class Account(Addressing):
         groups = list(self.security_groups)[:1]
         instance_id = self.new_id("i-")
         eni = self._new_eni(EniType.PRIMARY, subnet, groups, now)
+        if ipv6_count:
+            eni.ipv6 = some_addresses(self._space6(eni), eni.id, ipv6_count, (), "Ipv6Address")
         eni.status = EniStatus.ATTACHING
         instance = Instance(instance_id, name, instance_type, vswitch, subnet.zone, eni.id, now)
         self.instances[instance_id] = instance
