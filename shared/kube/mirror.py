@@ -154,14 +154,12 @@ class Mirror(Generic[T]):
             return
         old = self.objects.get(key)
         if old is not None:
-            if old.metadata.uid != new.metadata.uid:
-                del self.objects[key]
-                yield Deleted(old)
-            elif old.metadata.resource_version == new.metadata.resource_version:
+            if old.metadata.resource_version == new.metadata.resource_version and old.metadata.uid == new.metadata.uid:
                 return
-        if old is None:
-            key = key[0], new.metadata.name  # its own text, so that there are not two of them
-        self.objects[key] = new
+            del self.objects[key]
+            if old.metadata.uid != new.metadata.uid:
+                yield Deleted(old)
+        self.objects[key[0], new.metadata.name] = new  # under its own text, so that there are not two of them
         yield Applied(new)
 
     def _delete(self, key: Key, item: msgspec.Raw) -> Iterator[Change[T]]:

@@ -1,8 +1,8 @@
 """A cluster's objects in, messages out, and with them what somebody ought to hear of: objects that are not as they
 should be.
 
-    apply, refuse, delete --> Intake --> v1 updates --> Datastore
-                                             |--------> Graph --flush()--> messages --> State
+    apply, refuse, delete --> Intake --> v1 updates --> Graph --flush()--> messages --> State
+                                             |--------> Datastore, which leaves out what the graph remembers anyway
 """
 
 from collections.abc import Iterable
@@ -63,8 +63,8 @@ class Cluster:
     def _pass_on(self, updates: Iterable[Update]) -> list[v1.Key]:
         keys = []
         for key, _, value in updates:
-            self.store.set(key, value)
             self._graph.update(key, value)
+            self.store.set(key, value, self._graph.kept(key))
             keys.append(key)
         return keys
 

@@ -1,16 +1,17 @@
 """Every v1 key and value that exists, packed: what a question about the whole cluster is answered from.
 
-A node's graph keeps of other nodes' endpoints only what IP sets need. Whoever asks about them asks rarely, so their
-values wait as bytes, at a third of what they cost as objects.
+A node's graph keeps of other nodes' endpoints only what IP sets need: addresses, ports, labels, profiles. That is most
+of an endpoint, so it is referred to. Whoever asks for the rest asks rarely, so it waits as bytes.
 """
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 
 from services.policy.core import nets, v1
+from services.policy.core.members import Item
 
 _KINDS: Final[Mapping[type[v1.Key], type[v1.Record]]] = {
     v1.PolicyKey: v1.Policy,
@@ -28,30 +29,18 @@ _DECODERS: Final[dict[type[v1.Key], msgspec.msgpack.Decoder[Any]]] = {
 }
 _ENCODE: Final = msgspec.msgpack.Encoder().encode
 
+_NOTHING: Final[Mapping[str, Any]] = {"ipv4_nets": (), "ipv6_nets": (), "ports": (), "labels": {}, "profile_ids": ()}
+"""The fields that an Item has."""
+
 Packed = Mapping[v1.Key, "bytes | Pod"]
 """A copy of a datastore at one moment, cheap to make and safe to read in another thread."""
 
 
-class Pod(NamedTuple):
-    """An endpoint in two parts: what it shares with others of its Deployment, and what is its own."""
+class Pod(msgspec.Struct, frozen=True, gc=False):
+    """An endpoint in two parts: what the graph remembers of it anyway, and the rest."""
 
-    shared: bytes
-    own: bytes
-
-
-class _Own(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    name: str
-    ipv4_nets: tuple[str, ...]
-    ipv6_nets: tuple[str, ...]
-    active_instance_id: str
-
-
-_OWN: Final = msgspec.msgpack.Decoder(_Own)
-
-
-class _Shared(msgspec.Struct):
-    packed: bytes
-    users: int = 0
+    item: Item
+    rest: bytes
 
 
 class Datastore:
@@ -59,28 +48,20 @@ class Datastore:
 
     def __init__(self) -> None:
         self._packed: dict[v1.Key, bytes | Pod] = {}
-        self._shared: dict[bytes, _Shared] = {}
         self._counts: Counter[type[v1.Key] | str] = Counter()
         """Things of a kind, and endpoints on a host."""
 
     def __len__(self) -> int:
         return len(self._packed)
 
-    @property
-    def shared(self) -> int:
-        """How many shared parts there are, of all endpoints."""
-        return len(self._shared)
-
-    def set(self, key: v1.Key, value: v1.Value | None) -> None:
-        """The thing has this content now; None: it does not exist."""
+    def set(self, key: v1.Key, value: v1.Value | None, item: Item | None = None) -> None:
+        """The thing has this content now; None: it does not exist. Of `item` it keeps a reference instead of a copy."""
         before = self._packed.pop(key, None)
         self._count(key, (value is not None) - (before is not None))
-        if isinstance(value, v1.WorkloadEndpoint):
-            self._packed[key] = self._split(value)
+        if isinstance(value, v1.WorkloadEndpoint) and item is not None:
+            self._packed[key] = Pod(item, _ENCODE(msgspec.structs.replace(value, **_NOTHING)))
         elif value is not None:
             self._packed[key] = _ENCODE(value)
-        if isinstance(before, Pod):
-            self._release(before.shared)
 
     def _count(self, key: v1.Key, change: int) -> None:
         if not change:
@@ -90,19 +71,6 @@ class Datastore:
             self._counts[name] += change
             if not self._counts[name]:
                 del self._counts[name]
-
-    def _split(self, value: v1.WorkloadEndpoint) -> Pod:
-        own = _Own(value.name, value.ipv4_nets, value.ipv6_nets, value.active_instance_id)
-        packed = _ENCODE(msgspec.structs.replace(value, **{field: type(held)() for field, held in _fields(own)}))
-        shared = self._shared.setdefault(packed, _Shared(packed))
-        shared.users += 1
-        return Pod(shared.packed, _ENCODE(own))
-
-    def _release(self, packed: bytes) -> None:
-        shared = self._shared[packed]
-        shared.users -= 1
-        if not shared.users:
-            del self._shared[packed]
 
     def count(self, kind: type[v1.Key]) -> int:
         """How many things of a kind there are."""
@@ -132,15 +100,18 @@ def pod_at(packed: Packed, address: str) -> str | None:
 def unpack(key: v1.Key, held: bytes | Pod) -> v1.Value:
     """The value of a key."""
     if isinstance(held, Pod):
-        endpoint: v1.WorkloadEndpoint = _DECODERS[v1.WorkloadKey].decode(held.shared)
-        return msgspec.structs.replace(endpoint, **dict(_fields(_OWN.decode(held.own))))
+        rest: v1.WorkloadEndpoint = _DECODERS[v1.WorkloadKey].decode(held.rest)
+        item, group = held.item, held.item.group
+        return msgspec.structs.replace(
+            rest,
+            ipv4_nets=tuple(net for net in item.nets if not nets.is_ipv6(net)),
+            ipv6_nets=tuple(filter(nets.is_ipv6, item.nets)),
+            ports=item.ports,
+            labels=dict(group.labels),
+            profile_ids=group.parents,
+        )
     value: v1.Value = _DECODERS[type(key)].decode(held)
     return value
-
-
-def _fields(own: _Own) -> Iterator[tuple[str, Any]]:
-    for field in own.__struct_fields__:
-        yield field, getattr(own, field)
 
 
 def values(packed: Packed) -> Iterator[tuple[v1.Key, v1.Value]]:

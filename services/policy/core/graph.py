@@ -24,7 +24,7 @@ from collections.abc import Container
 from services.policy.core import messages, v1
 from services.policy.core.active import ActiveRules
 from services.policy.core.identities import Identities
-from services.policy.core.members import Members
+from services.policy.core.members import Item, Members
 from services.policy.core.messages import Message
 from services.policy.core.problems import Invalid
 from services.policy.core.profiles import FELIX_3_24_5, Compat
@@ -69,6 +69,10 @@ class Graph:
                 self.invalid[key] = error
                 value = None
         self._pass_on(key, value)
+
+    def kept(self, key: v1.Key) -> Item | None:
+        """What the graph remembers of an endpoint or network set of any host; None: nothing, or it is no such thing."""
+        return self._members.item(key)
 
     def in_sync(self) -> None:
         """Everything that existed at the start has been given."""

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import msgspec
+
 from services.policy.core import objects, v1
 from services.policy.core.convert import admin, calico, kubernetes
 from services.policy.core.problems import Invalid, Problem
@@ -23,7 +25,7 @@ class Update(NamedTuple):
     value: v1.Value | None
 
 
-class Source(NamedTuple):
+class Source(msgspec.Struct, frozen=True, gc=False):
     """An object's identity."""
 
     kind: type[objects.Object]
@@ -67,16 +69,17 @@ class Intake:
         return self._replace(source, [])
 
     def _replace(self, source: Source, pairs: _Pairs) -> list[Update]:
-        before = self._keys.get(source, ())
+        before = self._keys.pop(source, ())  # under its newest text, which the mirror has too
         after = tuple(key for key, value in pairs if value is not None)
+        if after == before:
+            after = before
         updates = [Update(key, "deleted", None) for key in before if key not in after]
+        given = (value for _, value in pairs if value is not None)
         updates += [
-            Update(key, "updated" if key in before else "new", value) for key, value in pairs if value is not None
+            Update(key, "updated" if key in before else "new", value) for key, value in zip(after, given, strict=True)
         ]
         if after:
             self._keys[source] = after
-        else:
-            self._keys.pop(source, None)
         return updates
 
     # ---- by kind

@@ -7,79 +7,52 @@ matched: a Deployment of a thousand replicas is one. Two indexes keep the rest s
     selector created  its demands -> postings of groups that have such a label      -> evaluate only those
     parent changed    its groups  -> only selectors that mention a label that changed
 
-A selector's *demands* are what must hold of single labels for it to match at all: `a == "x" && has(b)` demands of `a`
-that it is "x", and of `b` that it is there. A selector without demands is evaluated against everything.
+Postings of a label are made when the first selector demands it: what is unique to a pod (the name of its Job, an id of
+its controller) is hardly ever asked for, and then costs nothing.
+
+A selector's *demands* (demands.py) are what must hold of single labels for it to match at all. A selector without any is
+evaluated against everything.
 
 Labels that are inherited have no postings of their own: a parent knows its groups, and that is enough.
 """
 
-import sys
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from functools import lru_cache
 from itertools import chain
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
-from services.policy.core.selectors import Compare, Has, Joined, Member, Node, Not, Selector
+from services.policy.core.demands import Demand, demands
+from services.policy.core.few import Few, joined, without
+from services.policy.core.selectors import Selector
 
 K = TypeVar("K", bound=Hashable)
 """What a selector is called."""
 I = TypeVar("I", bound=Hashable)  # noqa: E741
 """What is selected."""
 
-Demand = frozenset[str] | None
-"""The values a label must have one of; None: any, as long as the label is there."""
-
-
-def demands(node: Node) -> dict[str, Demand]:
-    """What must hold of single labels for the term to be true; never more than that."""
-    match node:
-        case Has(label=label):
-            return {label: None}
-        case Compare(label=label, operator="==", value=value):
-            return {label: frozenset((value,))}
-        case Compare(label=label, operator=operator) if operator != "!=":
-            return {label: None}
-        case Member(label=label, values=values, negated=False):
-            return {label: values}
-        case Not(term=Compare(label=label, operator="!=", value=value)):
-            return {label: frozenset((value,))}
-        case Not(term=Member(label=label, values=values, negated=True)):
-            return {label: values}
-        case Joined(operator="&&", terms=terms):
-            return _all_of(map(demands, terms))
-        case Joined(operator="||", terms=terms):
-            return _any_of([demands(term) for term in terms])
-    return {}
-
-
-def _all_of(terms: Iterable[dict[str, Demand]]) -> dict[str, Demand]:
-    joined: dict[str, Demand] = {}
-    for term in terms:
-        for label, wanted in term.items():
-            known = joined.get(label)
-            joined[label] = wanted if known is None else known if wanted is None else known & wanted
-    return joined
-
-
-def _any_of(terms: list[dict[str, Demand]]) -> dict[str, Demand]:
-    joined: dict[str, Demand] = {}
-    for label in set(terms[0]).intersection(*terms[1:]):
-        wanted = [term[label] for term in terms]
-        known = [values for values in wanted if values is not None]
-        joined[label] = frozenset().union(*known) if len(known) == len(wanted) else None
-    return joined
-
 
 class Group(Generic[K, I]):
-    """Items with the same labels and parents, and the selectors that match them."""
+    """Items with the same labels and parents, and the selectors that match them. Of each there may be one or thousands,
+    and of groups a hundred thousand: see few.py."""
 
-    __slots__ = ("items", "labels", "matches", "parents")
+    __slots__ = ("items", "kind", "matches")
 
-    def __init__(self, labels: tuple[str, ...], parents: tuple[str, ...]) -> None:
-        self.labels = labels
-        """Name, value, name, value …, in the order of the names."""
-        self.parents = parents
-        self.items: set[I] = set()
-        self.matches: set[K] = set()
+    def __init__(self, kind: tuple[Any, ...]) -> None:
+        self.kind = kind
+        """The parents, then name, value, name, value …, in the order of the names."""
+        self.items: Few[I] = ()
+        self.matches: Few[K] = ()
+
+    @property
+    def parents(self) -> tuple[str, ...]:
+        """Whose labels are inherited."""
+        parents: tuple[str, ...] = self.kind[0]
+        return parents
+
+    @property
+    def labels(self) -> Iterator[tuple[str, str]]:
+        """Names and values, in the order of the names."""
+        return zip(self.kind[1::2], self.kind[2::2], strict=True)
 
 
 class _Parent(Generic[K, I]):
@@ -119,10 +92,17 @@ class _Postings(Generic[K, I]):
     __slots__ = ("by_value", "total")
 
     def __init__(self) -> None:
-        self.by_value: dict[str, Group[K, I] | set[Group[K, I]]] = {}
+        self.by_value: dict[str, Group[K, I] | set[Group[K, I]]] | None = None
+        """None: nobody has asked yet."""
         self.total = 0
 
     def add(self, value: str, group: Group[K, I]) -> None:
+        self.total += 1
+        if self.by_value is not None:
+            self.file(value, group)
+
+    def file(self, value: str, group: Group[K, I]) -> None:
+        assert self.by_value is not None
         held = self.by_value.get(value)
         if held is None:
             self.by_value[value] = group
@@ -130,9 +110,11 @@ class _Postings(Generic[K, I]):
             self.by_value[value] = {held, group}
         else:
             held.add(group)
-        self.total += 1
 
     def discard(self, value: str, group: Group[K, I]) -> None:
+        self.total -= 1
+        if self.by_value is None:
+            return
         held = self.by_value[value]
         if isinstance(held, Group):
             del self.by_value[value]
@@ -140,9 +122,9 @@ class _Postings(Generic[K, I]):
             held.remove(group)
             if not held:
                 del self.by_value[value]
-        self.total -= 1
 
     def groups(self, wanted: Demand) -> Iterator[Group[K, I]]:
+        assert self.by_value is not None
         for value in self.by_value if wanted is None else wanted:
             held = self.by_value.get(value)
             if isinstance(held, Group):
@@ -153,11 +135,15 @@ class _Postings(Generic[K, I]):
     def count(self, wanted: Demand) -> int:
         if wanted is None:
             return self.total
+        assert self.by_value is not None
         held = (self.by_value.get(value, ()) for value in wanted)
         return sum(1 if isinstance(groups, Group) else len(groups) for groups in held)
 
 
 _NO_LABELS: Final[Mapping[str, str]] = {}
+
+_shared: Final = lru_cache(maxsize=4096)(str)
+"""One text for many groups. Interning would remember also each of the texts that only one pod has."""
 
 
 class LabelIndex(Generic[K, I]):
@@ -166,7 +152,7 @@ class LabelIndex(Generic[K, I]):
     def __init__(self, started: Callable[[K, Group[K, I]], None], stopped: Callable[[K, Group[K, I]], None]) -> None:
         self._started = started
         self._stopped = stopped
-        self._groups: dict[tuple[tuple[str, ...], tuple[str, ...]], Group[K, I]] = {}
+        self._groups: dict[tuple[Any, ...], Group[K, I]] = {}
         self._postings: dict[str, _Postings[K, I]] = {}
         self._parents: dict[str, _Parent[K, I]] = {}
         self._carriers: dict[str, set[str]] = {}
@@ -178,42 +164,48 @@ class LabelIndex(Generic[K, I]):
     # ---- items
 
     def add(self, item: I, labels: Mapping[str, str], parents: tuple[str, ...]) -> Group[K, I]:
-        """Put the item into its group, which is returned; a new group is matched first."""
-        flat = tuple(chain.from_iterable(sorted(labels.items())))
-        group = self._groups.get((flat, parents))
-        if group is None:
-            group = self._create(flat, parents)
-        group.items.add(item)
+        """Put the item into its group, which is returned."""
+        group = self.group(labels, parents)
+        self.join(item, group)
         return group
+
+    def group(self, labels: Mapping[str, str], parents: tuple[str, ...]) -> Group[K, I]:
+        """The group of these labels and parents; a new one is matched first. Something must join it."""
+        kind = (parents, *chain.from_iterable(sorted(labels.items())))
+        return self._groups.get(kind) or self._create(kind)
+
+    def join(self, item: I, group: Group[K, I]) -> None:
+        """Put the item into the group."""
+        group.items = joined(group.items, item)
 
     def remove(self, item: I, group: Group[K, I]) -> None:
         """Take the item out; an empty group ceases to match and to exist."""
-        group.items.remove(item)
+        group.items = without(group.items, item)
         if not group.items:
             self._drop(group)
 
-    def _create(self, flat: tuple[str, ...], parents: tuple[str, ...]) -> Group[K, I]:
-        flat, parents = tuple(map(sys.intern, flat)), tuple(map(sys.intern, parents))
-        group: Group[K, I] = Group(flat, parents)
-        self._groups[flat, parents] = group
-        for name, value in zip(flat[::2], flat[1::2], strict=True):
+    def _create(self, kind: tuple[Any, ...]) -> Group[K, I]:
+        kind = (kind[0], *map(_shared, kind[1:]))
+        group: Group[K, I] = Group(kind)
+        self._groups[kind] = group
+        for name, value in group.labels:
             postings = self._postings.get(name)
             if postings is None:
                 postings = self._postings[name] = _Postings()
             postings.add(value, group)
-        for parent in parents:
+        for parent in group.parents:
             self._parent(parent).groups.add(group)
         labels = self._effective(group)
         for key in self._candidates(labels):
             if self._entries[key].selector.matches(labels.get):
-                group.matches.add(key)
+                group.matches = joined(group.matches, key)
                 self._started(key, group)
         return group
 
     def _drop(self, group: Group[K, I]) -> None:
         for key in group.matches:
             self._stopped(key, group)
-        for name, value in zip(group.labels[::2], group.labels[1::2], strict=True):
+        for name, value in group.labels:
             postings = self._postings[name]
             postings.discard(value, group)
             if not postings.total:
@@ -221,14 +213,14 @@ class LabelIndex(Generic[K, I]):
         for parent in set(group.parents):
             self._parents[parent].groups.remove(group)
             self._forget(parent)
-        del self._groups[group.labels, group.parents]
+        del self._groups[group.kind]
 
     def _effective(self, group: Group[K, I]) -> dict[str, str]:
         """All labels, inherited ones too: the own win, then those of the first parent."""
         labels: dict[str, str] = {}
         for parent in reversed(group.parents):
             labels.update(self._parents[parent].labels)
-        labels.update(zip(group.labels[::2], group.labels[1::2], strict=True))
+        labels.update(group.labels)
         return labels
 
     def _candidates(self, labels: Mapping[str, str]) -> list[K]:
@@ -272,10 +264,10 @@ class LabelIndex(Generic[K, I]):
         ]
         for key in self._candidates(labels):
             if key not in group.matches and entries[key].selector.matches(labels.get):
-                group.matches.add(key)
+                group.matches = joined(group.matches, key)
                 self._started(key, group)
         for key in stopped:
-            group.matches.remove(key)
+            group.matches = without(group.matches, key)
             self._stopped(key, group)
 
     def _parent(self, name: str) -> _Parent[K, I]:
@@ -305,10 +297,10 @@ class LabelIndex(Generic[K, I]):
         self._file(key, entry)
         for group in new:
             if key not in group.matches:
-                group.matches.add(key)
+                group.matches = joined(group.matches, key)
                 self._started(key, group)
         for group in set(old).difference(new):
-            group.matches.remove(key)
+            group.matches = without(group.matches, key)
             self._stopped(key, group)
 
     def drop_selector(self, key: K) -> None:
@@ -320,7 +312,7 @@ class LabelIndex(Generic[K, I]):
         self._unfile(key, entry)
         del self._entries[key]
         for group in matched:
-            group.matches.remove(key)
+            group.matches = without(group.matches, key)
             self._stopped(key, group)
 
     def _matched(self, key: K, entry: _Entry[K, I]) -> list[Group[K, I]]:
@@ -337,16 +329,28 @@ class LabelIndex(Generic[K, I]):
         return list(self._groups.values()) if best is None else self._having(best, wanted[best])
 
     def _count(self, label: str, wanted: Demand) -> int:
-        postings = self._postings.get(label)
+        postings = self._posted(label)
         own = postings.count(wanted) if postings is not None else 0
         return own + sum(len(parent.groups) for parent in self._handing_down(label, wanted))
 
     def _having(self, label: str, wanted: Demand) -> set[Group[K, I]]:
-        postings = self._postings.get(label)
+        postings = self._posted(label)
         found = set(postings.groups(wanted)) if postings is not None else set()
         for parent in self._handing_down(label, wanted):
             found |= parent.groups
         return found
+
+    def _posted(self, label: str) -> _Postings[K, I] | None:
+        """The label's postings, filled at the first demand; None: no group has the label."""
+        postings = self._postings.get(label)
+        if postings is not None and postings.by_value is None:
+            postings.by_value = {}
+            for kind, group in self._groups.items():
+                if label in kind:
+                    for name, value in group.labels:
+                        if name == label:
+                            postings.file(value, group)
+        return postings
 
     def _handing_down(self, label: str, wanted: Demand) -> Iterator[_Parent[K, I]]:
         for name in self._carriers.get(label, ()):

@@ -14,11 +14,13 @@ from services.policy.core.labels import Group, LabelIndex
 from services.policy.core.sequencer import Sequencer
 
 
-class Item(msgspec.Struct, eq=False):
-    """An endpoint or network set, as far as membership goes."""
+class Item(msgspec.Struct, eq=False, frozen=True, gc=False):
+    """An endpoint or network set, as far as membership goes. The collector need not look: whoever leaves leaves its
+    group too."""
 
     nets: tuple[str, ...]
     ports: tuple[v1.EndpointPort, ...]
+    group: "Group[str, Item]"
 
 
 class Members:
@@ -27,7 +29,7 @@ class Members:
     def __init__(self, sequencer: Sequencer) -> None:
         self._sequencer = sequencer
         self._index: LabelIndex[str, Item] = LabelIndex(self._started, self._stopped)
-        self._items: dict[v1.Key, tuple[Item, Group[str, Item]]] = {}
+        self._items: dict[v1.Key, Item] = {}
         self._sets: dict[str, IPSet] = {}
 
     # ---- sets
@@ -48,61 +50,67 @@ class Members:
     def on_workload(self, key: v1.WorkloadKey, value: v1.WorkloadEndpoint | None) -> None:
         """An endpoint of any host."""
         if value is None:
-            self._set(key, None)
+            self._drop(key)
         else:
-            self._set(key, Item(value.ipv4_nets + value.ipv6_nets, value.ports), value.labels, value.profile_ids)
+            self._set(key, value.ipv4_nets + value.ipv6_nets, value.ports, value)
 
     def on_host_endpoint(self, key: v1.HostEndpointKey, value: v1.HostEndpoint | None) -> None:
         """An endpoint of any host."""
         if value is None:
-            self._set(key, None)
+            self._drop(key)
         else:
             addresses = value.expected_ipv4_addrs + value.expected_ipv6_addrs
-            item = Item(tuple(map(nets.full, addresses)), value.ports)
-            self._set(key, item, value.labels, value.profile_ids)
+            self._set(key, tuple(map(nets.full, addresses)), value.ports, value)
 
     def on_network_set(self, key: v1.NetworkSetKey, value: v1.NetworkSet | None) -> None:
         """Networks from outside the cluster, mostly."""
         if value is None:
-            self._set(key, None)
+            self._drop(key)
         else:
             # Halves of a /0 may be listed on their own too.
             listed = tuple(dict.fromkeys(nets.split_default(value.nets)))
-            self._set(key, Item(listed, ()), value.labels, value.profile_ids)
+            self._set(key, listed, (), value)
 
     def on_labels(self, profile: str, labels: Mapping[str, str] | None) -> None:
         """What a profile hands down."""
         self._index.set_parent(profile, labels)
 
+    def item(self, key: v1.Key) -> Item | None:
+        """What is remembered of an endpoint or network set; it never changes, another takes its place."""
+        return self._items.get(key)
+
     def _set(
-        self, key: v1.Key, item: Item | None, labels: Mapping[str, str] = {}, parents: tuple[str, ...] = ()
+        self,
+        key: v1.Key,
+        contribution: tuple[str, ...],
+        ports: tuple[v1.EndpointPort, ...],
+        value: v1.WorkloadEndpoint | v1.HostEndpoint | v1.NetworkSet,
     ) -> None:
         before = self._items.get(key)
+        group = self._index.group(value.labels, value.profile_ids)
+        if before is not None and before.group is group and before.nets == contribution and before.ports == ports:
+            return
         # The new contributions first: what stays never leaves, not even for a moment.
-        if item is not None:
-            group = self._index.add(item, labels, parents)
-            if before is not None and before[1] is group and _same(before[0], item):
-                self._index.remove(item, group)
-                return
-            self._items[key] = (item, group)
-            self._contribute(item, group)
-        else:
-            self._items.pop(key, None)
-        if before is not None:
-            self._withdraw(*before)
-            self._index.remove(*before)
-
-    def _contribute(self, item: Item, group: Group[str, Item]) -> None:
+        item = self._items[key] = Item(contribution, ports, group)
+        self._index.join(item, group)
         for set_id in group.matches:
             ipset = self._sets[set_id]
             if ipset.add(_contribution(ipset, item)):
                 self._sequencer.on_members(ipset)
+        if before is not None:
+            self._withdraw(before)
 
-    def _withdraw(self, item: Item, group: Group[str, Item]) -> None:
-        for set_id in group.matches:
+    def _drop(self, key: v1.Key) -> None:
+        item = self._items.pop(key, None)
+        if item is not None:
+            self._withdraw(item)
+
+    def _withdraw(self, item: Item) -> None:
+        for set_id in item.group.matches:
             ipset = self._sets[set_id]
             if ipset.remove(_contribution(ipset, item)):
                 self._sequencer.on_members(ipset)
+        self._index.remove(item, item.group)
 
     # ---- what the index says
 
@@ -121,10 +129,6 @@ class Members:
             ipset.remove(_contribution(ipset, item))
         if ipset.sent:
             self._sequencer.on_members(ipset)
-
-
-def _same(one: Item, other: Item) -> bool:
-    return one.nets == other.nets and one.ports == other.ports
 
 
 def _contribution(ipset: IPSet, item: Item) -> Iterable[str]:

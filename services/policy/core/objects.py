@@ -23,6 +23,8 @@ class Metadata(_Part, frozen=True):
     annotations: dict[str, str] = {}
     generate_name: str = ""
     deletion_timestamp: str | None = None
+    uid: str = ""
+    resource_version: str = ""
 
 
 class Object(_Part, frozen=True):

@@ -1,12 +1,14 @@
-"""What is packed comes out as it went in, and what is shared lives as long as somebody shares it."""
+"""What is packed comes out as it went in, and as it was when it was copied."""
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from services.policy.core import v1
 from services.policy.core.datastore import Datastore, pod_at, values
+from services.policy.core.graph import Graph
+from services.policy.core.profiles import FELIX_3_24_5
 
-texts = st.text(max_size=8)
+texts = st.sampled_from(["a", "b"]) | st.text(max_size=8)
 labels = st.dictionaries(texts, texts, max_size=3)
 ports = st.lists(st.builds(v1.EndpointPort, texts, st.sampled_from(["tcp", "udp"]), st.integers(0, 65535)), max_size=2)
 endpoints = st.builds(
@@ -53,15 +55,33 @@ def test_as_a_dictionary(changes: list[tuple[v1.Key, v1.Value | None]]) -> None:
     for key in model:
         store.set(key, None)
     assert not store.copy()
-    assert store.shared == 0
 
 
-def test_replicas_share() -> None:
-    store = Datastore()
+@given(st.lists(pairs, max_size=20))
+def test_what_the_graph_remembers_is_not_lost(changes: list[tuple[v1.Key, v1.Value | None]]) -> None:
+    """Also of values that the graph refuses, and of those that a copy was made of before they changed."""
+    graph, store, model = Graph("node1", FELIX_3_24_5), Datastore(), dict[v1.Key, v1.Value]()
+    earlier = []
+    for key, value in changes:
+        graph.update(key, value)
+        store.set(key, value, graph.kept(key))
+        if value is None:
+            model.pop(key, None)
+        else:
+            model[key] = value
+        earlier.append((store.copy(), dict(model)))
+    for copy, then in earlier:
+        assert dict(values(copy)) == then
+
+
+def test_a_pod_by_its_address() -> None:
+    graph, store = Graph("node1", FELIX_3_24_5), Datastore()
     for number in range(10):
         key = v1.WorkloadKey("n", "k8s", f"x/web-{number}", "eth0")
-        store.set(key, v1.WorkloadEndpoint(name=f"cali{number}", ipv4_nets=(f"10.0.0.{number}/32",), labels={"a": "b"}))
-    assert store.shared == 1
+        nets = (f"10.0.0.{number}/32",)
+        value = v1.WorkloadEndpoint(state="active", name=f"cali{number}", ipv4_nets=nets, labels={"a": "b"})
+        graph.update(key, value)
+        store.set(key, value, graph.kept(key))
     assert pod_at(store.copy(), "10.0.0.7") == "x/web-7"
     assert pod_at(store.copy(), "10.0.0.77") is None
 

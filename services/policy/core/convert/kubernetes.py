@@ -94,15 +94,13 @@ def workload_endpoint(pod: objects.Pod, compat: Compat) -> v1.WorkloadEndpoint |
     labels = {key: value for key, value in meta.labels.items() if not key.startswith(("pcns.", "pcsa."))}
     labels[calico.NAMESPACE] = meta.namespace
     labels[ORCHESTRATOR] = "k8s"
-    profiles = [f"kns.{meta.namespace}"]
     if spec.service_account_name:
         labels[calico.SERVICE_ACCOUNT] = spec.service_account_name
-        profiles.append(f"ksa.{meta.namespace}.{spec.service_account_name}")
     return v1.WorkloadEndpoint(
         state="active",
         name=interface_name(meta.namespace, meta.name),
         active_instance_id=meta.annotations.get(CONTAINER_ID, "") if compat.spoofing else "",
-        profile_ids=tuple(profiles),
+        profile_ids=_profiles(meta.namespace, spec.service_account_name),
         ipv4_nets=tuple(map(nets.full, ipv4)),
         ipv6_nets=tuple(map(nets.full, ipv6)),
         ipv4_nat=floating4,
@@ -198,6 +196,12 @@ def _json_list(annotations: Mapping[str, str], name: str) -> list[str]:
     if not isinstance(read, list) or not all(isinstance(text, str) for text in read):
         raise Invalid(field, "no list of texts")
     return read
+
+
+@lru_cache(maxsize=4096)
+def _profiles(namespace: str, account: str) -> tuple[str, ...]:
+    """One tuple for all pods of a service account."""
+    return (f"kns.{namespace}", f"ksa.{namespace}.{account}") if account else (f"kns.{namespace}",)
 
 
 @lru_cache(maxsize=4096)
