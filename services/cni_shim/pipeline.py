@@ -8,6 +8,7 @@ a DEL, whatever the ADD had reached; and a DEL that cannot be done now because a
 """
 
 import asyncio
+import time
 from contextlib import AsyncExitStack
 from typing import NamedTuple
 
@@ -59,7 +60,7 @@ class Pipeline:
 
     async def add(self, request: Add, netns: str, call: Call, budget: Budget) -> tuple[ipam.Lease, eni.Plugged]:
         """Connect a sandbox. After any error, or when the caller has gone, nothing of it is left."""
-        key, ends = request.key, budget.work_ends
+        key, ends, asked_at = request.key, budget.work_ends, time.time()
         async with self._turns.of(key, ends), AsyncExitStack() as undo:
             await self._honour_notes_of(key, ends)
             undo.push_async_callback(self._take_back, key, netns, call, budget.undo_ends)
@@ -74,7 +75,9 @@ class Pipeline:
             crashpoint("gateway.add.after_plug")
             await self._peers.policy.ask(
                 policy.ATTACH,
-                policy.Attach(key, lease.pod, lease.pod_uid, lease.mode, lease.host_link, lease.addresses, netns),
+                policy.Attach(
+                    key, lease.pod, lease.pod_uid, lease.mode, lease.host_link, lease.addresses, netns, asked_at
+                ),
                 ends,
             )
             crashpoint("gateway.add.after_attach")

@@ -16,6 +16,8 @@ class Attach(msgspec.Struct, frozen=True):
     host_link: str
     addresses: tuple[Ip, ...]
     netns: str
+    asked_at: float = 0.0
+    """Unix time at which the runtime asked for the pod; 0: not told."""
 
 
 class Attached(msgspec.Struct, frozen=True):

@@ -10,12 +10,12 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Protocol, Self, TypeVar
 
 import msgspec
 
 from services.policy.adapters.netns import inside
-from services.policy.adapters.nfnetlink import NfSocket, Rejected
+from services.policy.adapters.nfnetlink import NfSocket, Rejected, Request
 from services.policy.adapters.nft_batch import Plan, complete, planned, removal, repairs, requests
 from services.policy.adapters.nft_compiler import Compiler
 from services.policy.adapters.nft_seen import look
@@ -34,17 +34,35 @@ T = TypeVar("T")
 
 
 class Done(msgspec.Struct, frozen=True):
-    """What was carried out: objects and lists touched, seconds, and why it was more than asked for, if it was."""
+    """What was carried out: how many objects and lists of elements were touched, and which.
+
+    `since` and `generation` are the namespace's before and after; nobody else wrote in between if `alone`.
+    """
 
     steps: int
     took_s: float
-    repaired: str = ""
+    since: int
+    generation: int
+    touched: str = ""
+
+    @property
+    def alone(self) -> bool:
+        """Whether the generation went up by our own transaction only."""
+        return self.generation == (self.since + bool(self.steps)) & 0xFFFFFFFF
+
+
+class Ear(Protocol):
+    """Who listens to what is written, and must not hear ourselves."""
+
+    def pause(self) -> None: ...
+    def listen(self) -> None: ...
 
 
 class Workshop:
     """What the thread has open. All of it blocks. `netns`: the pod whose namespace it is about; None: the node's."""
 
-    def __init__(self) -> None:
+    def __init__(self, ear: Ear | None = None) -> None:
+        self._ear = ear
         self._compiler = Compiler()
         self._socket = NfSocket()
 
@@ -58,20 +76,21 @@ class Workshop:
         began = time.perf_counter()
         plan = planned(change, wanted)
         self._compiler.prepare((*plan.chains_added, *plan.chains_filled), plan.sets_added, wanted.sets)
+        batch = list(requests(plan, wanted.name, self._compiler))
         crashpoint("policy.apply.before_transaction")
-        self._socket.transact(list(requests(plan, wanted.name, self._compiler)))
+        since, generation = self._transact(self._socket, batch)
         crashpoint("policy.apply.after_transaction")
         self._tidy(wanted)
-        return Done(plan.steps, time.perf_counter() - began)
+        return Done(plan.steps, time.perf_counter() - began, since, generation)
 
     def reconcile(self, wanted: Table, netns: str | None = None) -> Done:
         """Whatever the kernel has: one transaction that makes `wanted` of it, or none if it is so already."""
         began = time.perf_counter()
+        self._compiler.prepare(wanted.chains.values(), wanted.sets.values(), wanted.sets)
         with self._at(netns) as socket:
-            self._compiler.prepare(wanted.chains.values(), wanted.sets.values(), wanted.sets)
-            plan = self._mend(socket, wanted)
+            plan, since, generation = self._mend(socket, wanted)
         self._tidy(wanted)
-        return Done(plan.steps, time.perf_counter() - began, summary(plan))
+        return Done(plan.steps, time.perf_counter() - began, since, generation, summary(plan))
 
     def remove(self, table: str, netns: str | None = None) -> None:
         """The table goes, if it is there, and nothing else."""
@@ -79,41 +98,55 @@ class Workshop:
             if any(one == table for one in socket.tables()):
                 socket.transact(removal(table))
 
-    def differences(self, wanted: Table) -> Plan:
-        """What `reconcile` would do."""
+    def differences(self, wanted: Table) -> str:
+        """What `reconcile` would touch, a clause; empty: nothing."""
         self._compiler.prepare(wanted.chains.values(), wanted.sets.values(), wanted.sets)
-        return repairs(look(self._socket, wanted.name, ignoring=_dynamic(wanted)), wanted, self._compiler)
+        return summary(repairs(look(self._socket, wanted.name, ignoring=_dynamic(wanted)), wanted, self._compiler))
 
     def generation(self) -> int:
         """The node's generation."""
         return self._socket.generation()
 
-    def _mend(self, socket: NfSocket, wanted: Table) -> Plan:
+    def _mend(self, socket: NfSocket, wanted: Table) -> tuple[Plan, int, int]:
+        """Look and mend; what was done, and the generations before and after."""
         for left in reversed(range(_LOOKS)):
             before = socket.generation()
             plan = repairs(look(socket, wanted.name, ignoring=_dynamic(wanted)), wanted, self._compiler)
             if socket.generation() != before and left:
                 continue  # somebody wrote meanwhile: what was seen may never have been
             if not plan.steps:
-                return plan
+                return plan, before, before
+            batch = list(requests(plan, wanted.name, self._compiler))
             crashpoint("policy.repair.before_transaction")
             try:
-                socket.transact(list(requests(plan, wanted.name, self._compiler)))
+                generations = self._transact(socket, batch)
             except Rejected as refused:
                 if left > 1:
                     continue
                 log.warning("repair_refused", error=refused.message)
                 plan = complete(wanted)
-                socket.transact(list(requests(plan, wanted.name, self._compiler)))
+                generations = self._transact(socket, list(requests(plan, wanted.name, self._compiler)))
             crashpoint("policy.repair.after_transaction")
-            return plan
+            return plan, *generations
         raise AssertionError("the last attempt returns or raises")
+
+    def _transact(self, socket: NfSocket, batch: list[Request]) -> tuple[int, int]:
+        """One batch; the generations before and after."""
+        if self._ear is not None:
+            self._ear.pause()
+        try:
+            since = socket.generation()
+            socket.transact(batch)
+            return since, socket.generation()
+        finally:
+            if self._ear is not None:
+                self._ear.listen()
 
     def _at(self, netns: str | None) -> "_Opened":
         return _Opened(self._socket, netns)
 
     def _tidy(self, wanted: Table) -> None:
-        if self._compiler.size > _SPARE_RULES + 2 * len(wanted.chains) * 2:
+        if self._compiler.size > _SPARE_RULES + 4 * len(wanted.chains):
             self._compiler.forget_all_but(wanted.chains.values())
 
 
@@ -157,13 +190,14 @@ def summary(plan: Plan) -> str:
 class Kernel:
     """The thread and its workshop, for the event loop. An async context manager."""
 
-    def __init__(self) -> None:
+    def __init__(self, ear: Ear | None = None) -> None:
+        self._ear = ear
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="policy-kernel")
         self._workshop: Workshop | None = None
 
     async def __aenter__(self) -> Self:
         try:
-            self._workshop = await self._do(Workshop)
+            self._workshop = await self._do(Workshop, self._ear)
         except BaseException:
             self._thread.shutdown()
             raise
@@ -188,7 +222,7 @@ class Kernel:
         """See Workshop."""
         await self._do(self._open.remove, table, netns)
 
-    async def differences(self, wanted: Table) -> Plan:
+    async def differences(self, wanted: Table) -> str:
         """See Workshop."""
         return await self._do(self._open.differences, wanted)
 

@@ -1,0 +1,245 @@
+"""Keeps the kernel as the renderer wants it.
+
+    messages, attachments --> Renderer --flush--> Change --> Kernel: one transaction
+                                  ^                              |
+    a foreign change, the timer --+--> look, compare, repair <---+ a refusal
+
+Until the first transaction the kernel keeps what an earlier process left there: old rules are better than none. From
+then on each flush is one transaction of what changed. Several flushes that come while one is carried out are one.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+
+import msgspec
+
+from services.policy.adapters.kernel import Kernel
+from services.policy.core.messages import Message
+from services.policy.core.nft.render import Renderer
+from services.policy.core.nft.settings import Attachment
+from shared.backoff import Backoff
+from shared.errors import SuiteError
+from shared.health import Reporter
+from shared.log import get
+
+log = get("policy.enforce")
+
+RETRIES = Backoff(initial_s=0.05, factor=2.0, jitter=1.0, cap_s=5.0)
+"""After the kernel refused, or others kept writing."""
+
+
+UNKNOWN = -1
+"""No generation: somebody may have written."""
+QUIET_S = 30.0
+"""Signs of life while nothing happens."""
+
+
+class EnforcedState(msgspec.Struct, frozen=True):
+    """For /state: `trouble` is why the kernel is not as wanted, empty while it is."""
+
+    applied: int
+    """Transactions carried out."""
+    repairs: int
+    """Of them, those that mended what somebody else had changed."""
+    last_applied_at: float
+    """Unix time; 0: nothing has been applied by this process."""
+    last_repair: str
+    trouble: str
+
+
+class Enforcer:
+    """One namespace's table. `ready` says whether all is known that the first transaction needs."""
+
+    def __init__(
+        self,
+        renderer: Renderer,
+        kernel: Kernel,
+        *,
+        refresh_s: float,
+        applied: Callable[[float], None] = lambda took_s: None,
+        repaired: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._renderer = renderer
+        self._kernel = kernel
+        self._refresh_s = refresh_s
+        self._observe = applied
+        self._count_repair = repaired
+        self._told = 0
+        self._applied = 0
+        self._started = False
+        self._begun = asyncio.Event()
+        self._wake = asyncio.Event()
+        self._news = asyncio.Condition()
+        self._suspicious = False
+        self._generation = UNKNOWN
+        """The namespace's, after our last transaction or look: as long as it stays, nobody has written."""
+        self._transactions = self._repairs = 0
+        self._applied_at = 0.0
+        self._last_repair = ""
+        self.trouble = "not everything is known yet that rules depend on"
+
+    # ---- what is wanted
+
+    def take(self, said: Iterable[Message]) -> None:
+        """What the calculation says."""
+        for message in said:
+            self._renderer.take(message)
+        self._changed()
+
+    def attach(self, attachment: Attachment) -> None:
+        """A sandbox is wired."""
+        self._renderer.attach(attachment)
+        self._changed()
+
+    def detach(self, link: str) -> None:
+        """A sandbox goes."""
+        self._renderer.detach(link)
+        self._changed()
+
+    def begin(self) -> None:
+        """Everything is known that was there at the start: from now on the kernel is made as wanted."""
+        self._started = True
+        self._begun.set()
+        self._changed()
+
+    def suspect(self) -> None:
+        """Somebody else may have changed our table."""
+        self._suspicious = True
+        self._wake.set()
+
+    def _changed(self) -> None:
+        self._told += 1
+        self._wake.set()
+
+    # ---- what is in force
+
+    @property
+    def begun(self) -> asyncio.Event:
+        """Set once `begin` was called."""
+        return self._begun
+
+    @property
+    def pending(self) -> bool:
+        """Whether something is wanted that is not in the kernel yet."""
+        return self._applied < self._told or not self._started
+
+    async def in_force(self) -> None:
+        """Return when all that was wanted at the time of the call is in the kernel."""
+        ticket = self._told
+        async with self._news:
+            await self._news.wait_for(lambda: self._started and self._applied >= ticket)
+
+    async def problems(self) -> list[str]:
+        """What in the kernel is not as wanted, a clause each. Looks only if somebody may have written."""
+        if self.trouble:
+            return [f"rules are not in force: {self.trouble}"]
+        if await self._kernel.generation() == self._generation:
+            return []
+        async with asyncio.timeout(10):
+            await self.in_force()
+        found = await self._kernel.differences(self._renderer.table)
+        if found:
+            self.suspect()
+        return [f"rules are not as they should be: {found}"] if found else []
+
+    def state(self) -> EnforcedState:
+        """For /state."""
+        return EnforcedState(
+            applied=self._transactions,
+            repairs=self._repairs,
+            last_applied_at=self._applied_at,
+            last_repair=self._last_repair,
+            trouble=self.trouble,
+        )
+
+    @property
+    def renderer(self) -> Renderer:
+        """Whose table it is."""
+        return self._renderer
+
+    # ---- the loop
+
+    async def run(self, reporter: Reporter) -> None:
+        """Until cancelled."""
+        clock = asyncio.get_running_loop().time
+        await self._until_begun(reporter)
+        delays = RETRIES.delays(random.random)
+        self._suspicious = True  # whatever is there is another process's
+        looked = clock()
+        while True:
+            reporter.alive()
+            self._wake.clear()
+            ticket, must = self._told, self._suspicious
+            self._suspicious = False
+            try:
+                if not must:
+                    await self._flush()
+                    must = clock() - looked >= self._refresh_s and await self._was_written_to()
+                if must:
+                    await self._look()
+                if clock() - looked >= self._refresh_s:
+                    looked = clock()
+            except SuiteError as error:
+                log.error("apply_failed", error=error.message)
+                self.trouble = error.message
+                self._suspicious = True
+                await asyncio.sleep(next(delays))
+                continue
+            self.trouble = ""
+            delays = RETRIES.delays(random.random)
+            async with self._news:
+                self._applied = ticket
+                self._news.notify_all()
+            await self._wait(min(QUIET_S, looked + self._refresh_s - clock()))
+
+    async def _until_begun(self, reporter: Reporter) -> None:
+        while not self._begun.is_set():
+            reporter.alive()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(QUIET_S):
+                    await self._begun.wait()
+
+    async def _wait(self, patience_s: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, patience_s)):
+                await self._wake.wait()
+
+    async def _flush(self) -> None:
+        change = self._renderer.flush()
+        if change.empty():
+            return
+        done = await self._kernel.carry_out(change, self._renderer.table)
+        self._note(done.took_s)
+        if done.alone and done.since == self._generation:
+            self._generation = done.generation
+        elif not done.alone:
+            self.suspect()
+
+    async def _was_written_to(self) -> bool:
+        """Whether somebody wrote to the namespace's rules since the last look, maybe to ours."""
+        return await self._kernel.generation() != self._generation
+
+    async def _look(self) -> None:
+        """Compare with the kernel and mend; what is new goes with it."""
+        unsaid = not self._renderer.flush().empty()
+        done = await self._kernel.reconcile(self._renderer.table)
+        self._generation = done.generation if done.alone else UNKNOWN
+        if not done.steps:
+            return
+        first = not self._transactions
+        self._note(done.took_s)
+        if first:
+            log.info("rules_in_force", touched=done.touched, took_ms=round(done.took_s * 1000, 1))
+        elif not unsaid:
+            self._repairs += 1
+            self._last_repair = done.touched
+            self._count_repair()
+            log.warning("rules_repaired", touched=done.touched)
+
+    def _note(self, took_s: float) -> None:
+        self._transactions += 1
+        self._applied_at = time.time()
+        self._observe(took_s)
