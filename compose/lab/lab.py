@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from compose.lab import control, node, process, record, serve, services
+from compose.lab import control, manifests, node, process, record, serve, services
 from compose.lab.containerd import image, remains
 from compose.lab.control import NodeFacts
 from compose.lab.fabric import names
@@ -37,6 +37,7 @@ from shared.model import Mode
 Say = Callable[[str], None]
 HELLO = [Port(80, "tcp"), Port(80, "udp")]
 """What every node and the host outside serve, so that there is something to reach."""
+_RBAC = Path(__file__).parents[2] / "deploy" / "kubernetes" / "rbac.yaml"
 
 
 async def up(layout: Layout, options: Options, *, say: Say, keep: bool = False) -> Record:
@@ -103,6 +104,8 @@ async def _make(layout: Layout, options: Options, say: Say) -> Record:
     if options.runtime == "containerd":
         image.build(archive)
     address = KubeAddress(f"unix://{layout.kube_socket}")
+    if about["service_account_token"]:
+        await _grant(layout)
     async with control.connect(layout.cloud_socket) as cloud, KubeClient(address) as api:
         vswitches = [subnet["name"] for subnet in about["vswitches"]]
         facts = [
@@ -124,6 +127,13 @@ async def _make(layout: Layout, options: Options, say: Say) -> Record:
     made = Record(name=layout.lab, options=options, nodes=facts, about=about, created_at=time.time())
     record.write(layout, made)
     return made
+
+
+async def _grant(layout: Layout) -> None:
+    """The services get the rights that a cluster gives them, and no more."""
+    async with manifests.connect(layout.kube_socket) as cluster:
+        for obj in manifests.read(_RBAC.read_text(), source=str(_RBAC)):
+            await cluster.apply(obj, namespace="kube-system")
 
 
 async def _together(coroutines: Iterable[Coroutine[Any, Any, None]]) -> None:

@@ -1,7 +1,7 @@
 """Brings one node of a lab up: configuration, shim, services, container runtime, its object in the Kubernetes API."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 from compose.lab import process, services
 from compose.lab.containerd.daemon import Daemon
 from compose.lab.control import NodeFacts
+from compose.lab.kubeapi.allocation import SERVICE_CIDR
 from compose.lab.layout import NodeLayout
 from compose.lab.record import Options
 from compose.lab.waiting import until
@@ -19,6 +20,7 @@ from shared.config import load, load_node
 from shared.errors import Conflict, NotFound
 from shared.kube.client import KubeClient
 from shared.kube.resources import NODES, PODS
+from shared.model import Mode
 
 _LOOPBACK = Path("/usr/lib/cni/loopback")
 """containerd insists on it; Debian's containernetworking-plugins has it."""
@@ -26,7 +28,7 @@ _LOOPBACK = Path("/usr/lib/cni/loopback")
 LABEL = "terway-lab"
 """On the node objects that a lab made, with its name."""
 
-_POLLS = ("wait_eni_status", "meta_assign_private_ip", "wait_eni_ip_removed", "eni_delete_confirm")
+_POLLS = ("wait_eni_status", "wait_route_entry", "meta_assign_private_ip", "wait_eni_ip_removed", "eni_delete_confirm")
 _IMPATIENT = {"Duration": "50ms", "Factor": 1.5, "Jitter": 0.2, "Steps": 30, "Cap": "1s"}
 """terway.md §6.8: how often to ask whether the cloud has done what it promised."""
 
@@ -83,6 +85,7 @@ def config_of(node: NodeLayout, facts: NodeFacts, options: Options, about: dict[
             "ip_pool_sync_period": f"{options.pool_sync_s:g}s",
             "vswitches": {facts.zone: [facts.vswitch]},
             "security_group": about["security_groups"][0],
+            "service_cidr": str(SERVICE_CIDR),
             # The real cloud's patience would only make a quick cloud slow.
             "backoff_override": {} if options.delays == "real" else dict.fromkeys(_POLLS, _IMPATIENT),
         },
@@ -100,8 +103,11 @@ async def start(
     say: Callable[[str], None],
 ) -> None:
     """Bring the node up; returns when its services are ready and its runtime would run a pod."""
-    services.write_config(node, config_of(node, facts, options, about))
-    await register(kube, facts, node.lab)
+    config = config_of(node, facts, options, about)
+    if token := about["service_account_token"]:
+        config["node"]["kube"]["token_file"] = str(_keep(node.folder / "token", token))
+    services.write_config(node, config)
+    await register(kube, facts, node.lab, spec=pod_ranges(node, options))
     services.start_all(node, processes=options.processes)
     install_cni(node)
     if options.runtime == "containerd":
@@ -109,6 +115,12 @@ async def start(
         say(f"{node.name}: containerd answers")
     await services.wait_ready(node)
     say(f"{node.name}: services are ready ({facts.primary_ip} in {facts.vswitch}, {facts.instance_type})")
+
+
+def _keep(path: Path, secret: str) -> Path:
+    path.touch(mode=0o600)
+    path.write_text(secret)
+    return path
 
 
 def install_cni(node: NodeLayout) -> None:
@@ -155,7 +167,15 @@ async def start_containerd(node: NodeLayout, image: Path, *, netns_in_state_dir:
     await client.import_archive(daemon.socket, image)
 
 
-async def register(kube: KubeClient, facts: NodeFacts, lab: str) -> None:
+def pod_ranges(node: NodeLayout, options: Options) -> dict[str, Any]:
+    """What kube-controller-manager would write into the node's spec, in the mode that goes by it."""
+    if options.mode is not Mode.VPC_ROUTE:
+        return {}
+    ranges = node.pod_cidrs if options.stack == "dual" else node.pod_cidrs[:1]
+    return {"podCIDR": ranges[0], "podCIDRs": ranges}
+
+
+async def register(kube: KubeClient, facts: NodeFacts, lab: str, *, spec: Mapping[str, Any] = {}) -> None:
     """The node's object, as its kubelet and the cloud's controller would write it. Another cluster may have it."""
     region = facts.zone.rpartition("-")[0]
     body = {
@@ -172,7 +192,7 @@ async def register(kube: KubeClient, facts: NodeFacts, lab: str) -> None:
                 "topology.kubernetes.io/zone": facts.zone,
             },
         },
-        "spec": {"providerID": f"{region}.{facts.instance_id}"},
+        "spec": {"providerID": f"{region}.{facts.instance_id}", **spec},
     }
     try:
         await kube.create(NODES, dict, body)

@@ -26,6 +26,7 @@ from compose.lab.fabric.port import Subnet
 from compose.lab.fabric.script import Plan
 from compose.lab.fabric.vpc import VpcFabric, remove_leftovers
 from compose.lab.kubeapi import KubeApi
+from compose.lab.kubeapi.rbac import ServiceAccount
 from shared import log as logs
 from shared.lifecycle import InstanceLock
 from shared.model import Cidr, Ip
@@ -36,6 +37,8 @@ METADATA = Ip("100.100.100.200")
 OPENAPI = Ip("100.100.0.10")
 KUBERNETES = Ip("100.100.0.20")
 KUBERNETES_PORT = 6443
+SERVICE_ACCOUNT = ServiceAccount("kube-system", "terway")
+"""Whose token nodes' services show; deploy/kubernetes/rbac.yaml says what it may do."""
 
 READY_FILE = "cloud.json"
 LOCK_FILE = "cloud.lock"
@@ -74,6 +77,8 @@ class About(msgspec.Struct, frozen=True):
     kubernetes_socket: str
     access_key_id: str
     access_key_secret: str
+    service_account_token: str
+    """With which the services come to the lab's own API server; empty where another stands in."""
     role: str
     security_groups: list[str]
     vswitches: list[Subnet]
@@ -112,6 +117,7 @@ async def _running(options: Options) -> AsyncIterator[About]:
     key = AccessKey(f"LTAI{secrets.token_hex(8)}", secrets.token_hex(15))
     account = Account(layout, delays=options.delays, random=random.random)
     account.add_key(key)
+    token = secrets.token_hex(32) if options.kubeconfig is None else ""
     async with contextlib.AsyncExitStack() as opened:
         fabric = await opened.enter_async_context(VpcFabric(plan(options.lab, layout)))
         captures = Captures(fabric, folder / "captures")
@@ -133,6 +139,7 @@ async def _running(options: Options) -> AsyncIterator[About]:
             kubernetes_socket=str(folder / "kube.sock"),
             access_key_id=key.id,
             access_key_secret=key.secret,
+            service_account_token=token,
             role=layout.role,
             security_groups=[g.id for g in layout.security_groups],
             vswitches=list(fabric.plan.subnets),
@@ -140,7 +147,7 @@ async def _running(options: Options) -> AsyncIterator[About]:
         api = _application(openapi.routes(cloud))
         who = metadata.by_source(cloud)
         described = _application(metadata.routes(cloud, who, token_required=options.metadata_token_required))
-        kube = KubeApi() if options.kubeconfig is None else None
+        kube = KubeApi(tokens={token: SERVICE_ACCOUNT}) if options.kubeconfig is None else None
         faults = FaultDesk(cloud, kube)
         control = Control(cloud, fabric, captures, about, faults).application()
         await opened.enter_async_context(_site(api, await fabric.listen(OPENAPI, 80)))

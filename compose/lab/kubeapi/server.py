@@ -13,14 +13,14 @@ import random
 import socket
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
 from aiohttp import web
 
-from compose.lab.kubeapi import discovery, openapi, status, tables
+from compose.lab.kubeapi import discovery, openapi, rbac, status, tables
 from compose.lab.kubeapi.api import APPLY, Api, DeleteOptions, ListOptions, version_of
 from compose.lab.kubeapi.faults import Faults
 from compose.lab.kubeapi.paths import Target, target_of
@@ -42,15 +42,25 @@ class KubeApi:
 
     The first version comes from the clock in milliseconds, so that a restarted lab never repeats the versions of its
     past: whoever resumes a watch from before gets 410 and lists anew, as after any compaction.
+
+    `tokens`: who shows one may do what the roles in the store allow (rbac.py). Who shows none is the lab itself.
     """
 
-    def __init__(self, *, history: int = 10_000, bookmark_s: float = 60.0, first_version: int | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        history: int = 10_000,
+        bookmark_s: float = 60.0,
+        first_version: int | None = None,
+        tokens: Mapping[str, rbac.ServiceAccount] = {},
+    ) -> None:
         first = int(time.time() * 1000) if first_version is None else first_version
         self.store = Store(first_version=first, history=history, on_change=self._wake)
         self._news = asyncio.Event()
         self.api = Api(self.store, now=_now, new_uid=lambda: str(uuid.uuid4()), chance=random.random)
         self.faults = Faults()
         self._bookmark_s = bookmark_s
+        self._tokens = tokens
 
     def application(self) -> web.Application:
         """All of it as an aiohttp application; one per KubeApi."""
@@ -93,6 +103,7 @@ class KubeApi:
             return document
         api = self._api_for(request)
         target = target_of(request.path, api.kinds)
+        self._authorize(request, target)
         strict = request.query.get("fieldValidation") == "Strict"
         match request.method:
             case "GET" if _flag(request, "watch") and not target.subresource:
@@ -114,6 +125,18 @@ class KubeApi:
                 options = await _delete_options(request)
                 return _json(api.delete_collection(target.kind, _list_options(request, target), options))
         raise status.method_not_allowed()
+
+    def _authorize(self, request: web.Request, target: Target) -> None:
+        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        if not scheme:
+            return
+        who = self._tokens.get(token) if scheme == "Bearer" else None
+        if who is None:
+            raise status.unauthorized()
+        watch = _flag(request, "watch") and not target.name
+        verb = rbac.verb_of(request.method, target, watch=watch)
+        if not rbac.allowed(who, verb, target, self.store):
+            raise status.not_allowed(str(who), verb, target.kind, target.subresource, target.namespace)
 
     def _document(self, request: web.Request) -> web.Response | None:
         """What is served besides objects: discovery, the version, health."""

@@ -127,6 +127,22 @@ def forbidden(kind: Kind, name: str, why: str) -> Refusal:
     return Refusal(403, "Forbidden", f'{kind.resource} "{name}" is forbidden: {why}', details=_about(kind, name))
 
 
+def unauthorized() -> Refusal:
+    """401: a token that nobody holds."""
+    return Refusal(401, "Unauthorized", "Unauthorized")
+
+
+def not_allowed(who: str, verb: str, kind: Kind, subresource: str, namespace: str) -> Refusal:
+    """403 by RBAC, in its authorizer's words."""
+    resource = f"{kind.plural}/{subresource}" if subresource else kind.plural
+    where = f'in the namespace "{namespace}"' if namespace else "at the cluster scope"
+    message = (
+        f'{kind.resource} is forbidden: User "{who}" cannot {verb} resource "{resource}" in API group '
+        f'"{kind.group}" {where}'
+    )
+    return Refusal(403, "Forbidden", message, details=_about(kind, ""))
+
+
 def method_not_allowed() -> Refusal:
     """405."""
     return Refusal(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
