@@ -1,18 +1,20 @@
 """`make fuzz`: coverage-guided search for a text or manifest that breaks the policy calculation.
 
-The first byte of an input chooses between a selector, in either language, and one of the manifests of
-tests/policy/test_fuzz.py with some of its places replaced. Whatever is raised but the documented errors is a find;
-libFuzzer writes the input that led there to a file `crash-…` and ends.
+The first byte of an input chooses between a selector, in either language, and the manifests of
+tests/policy/test_fuzz.py (pods, policies, Calico's custom resources, administrators' policies) with some of their
+places replaced by junk or by text of the input. Whatever is raised but the documented errors is a find; libFuzzer
+writes the input that led there to a file `crash-…` and ends.
 """
 
-import random
 import sys
+from collections.abc import Sequence
+from typing import Any
 
 import atheris
 
-# atheris 2.3 spoils the bytecode of the selectors' token generator on Python 3.11: it runs here without being measured.
-with atheris.instrument_imports(include=["services.policy"], exclude=["services.policy.core.selectors"]):
+with atheris.instrument_imports(include=["services.policy"]):
     from services.policy.core import objects
+    from services.policy.core.convert.client import stored
     from services.policy.core.graph import Graph
     from services.policy.core.intake import Intake
     from services.policy.core.problems import Invalid
@@ -20,7 +22,7 @@ with atheris.instrument_imports(include=["services.policy"], exclude=["services.
     from services.policy.core.selectors import Language, SelectorError, parse
 
 from tests.policy.dataplane import Dataplane
-from tests.policy.test_fuzz import MANIFESTS, spoiled
+from tests.policy.test_fuzz import JUNK, MANIFESTS, read, spoiled
 
 COMPATS = list(PROFILES.values())
 LANGUAGES = list(Language)
@@ -45,6 +47,22 @@ def selector_of(given: atheris.FuzzedDataProvider) -> None:
     parse(selector.text, language)
 
 
+class Dice:
+    """The fuzzer's bytes as what decides, so that it learns which decisions lead somewhere new."""
+
+    def __init__(self, given: atheris.FuzzedDataProvider) -> None:
+        self._given = given
+
+    def random(self) -> float:
+        probability: float = self._given.ConsumeProbability()
+        return probability
+
+    def choice(self, seq: Sequence[Any], /) -> Any:
+        if seq is JUNK and self._given.ConsumeBool():
+            return self._given.ConsumeUnicode(self._given.ConsumeIntInRange(0, 60))
+        return seq[self._given.ConsumeIntInRange(0, len(seq) - 1)]
+
+
 def manifests_of(given: atheris.FuzzedDataProvider) -> None:
     """A manifest is read or Invalid, and the dataplane never hears of what it was not told before."""
     compat = COMPATS[given.ConsumeIntInRange(0, len(COMPATS) - 1)]
@@ -52,12 +70,13 @@ def manifests_of(given: atheris.FuzzedDataProvider) -> None:
     graph.in_sync()
     while given.remaining_bytes() > 8:
         manifest = MANIFESTS[given.ConsumeIntInRange(0, len(MANIFESTS) - 1)]
-        dice = random.Random(given.ConsumeInt(6))
-        raw = spoiled(manifest, dice, given.ConsumeIntInRange(0, 6))
+        raw = spoiled(manifest, Dice(given), given.ConsumeIntInRange(0, 6))
         kind = objects.kind_of(raw)
         assert kind is not None
         try:
-            written = objects.read(raw, kind)
+            written = read(raw, kind)
+            if given.ConsumeBool():
+                written = stored(written, compat)
         except Invalid:
             continue
         for key, _, value in intake.apply(written):

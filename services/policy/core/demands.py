@@ -1,5 +1,5 @@
-"""What a selector demands of single labels to match at all: `a == "x" && has(b)` demands of `a` that it is "x", and of `b`
-that it is there. This is what selectors are indexed by (labels.py).
+"""What a selector demands of single labels to match at all: `a == "x" && has(b)` demands of `a` that it is "x", and of
+`b` that it is there. This is what selectors are indexed by (labels.py).
 """
 
 from collections.abc import Iterable

@@ -10,8 +10,8 @@ matched: a Deployment of a thousand replicas is one. Two indexes keep the rest s
 Postings of a label are made when the first selector demands it: what is unique to a pod (the name of its Job, an id of
 its controller) is hardly ever asked for, and then costs nothing.
 
-A selector's *demands* (demands.py) are what must hold of single labels for it to match at all. A selector without any is
-evaluated against everything.
+A selector's *demands* (demands.py) are what must hold of single labels for it to match at all. A selector without any
+is evaluated against everything.
 
 Labels that are inherited have no postings of their own: a parent knows its groups, and that is enough.
 """

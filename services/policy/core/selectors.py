@@ -267,31 +267,30 @@ Token = tuple[str, str]
 """Kind (punctuation, string, has, empty, operator, label, end) and text."""
 
 
-def _tokens(source: str, language: Language) -> Iterator[Token]:
-    pattern = _TOKEN if language is Language.CURRENT else _TOKEN_3_5
-    position, after_label = 0, False
-    while True:
-        # An operator word is one only behind a label; elsewhere it is a label itself.
-        found = _OPERATOR.match(source, position) if after_label and language is Language.CURRENT else None
-        found = found or pattern.match(source, position)
-        if found is None:
-            raise SelectorError(f"{source!r}: cannot read {source[position : position + 20]!r}")
-        kind = found.lastgroup
-        assert kind is not None
-        yield kind, found[kind]
-        if kind == "end":
-            return
-        position, after_label = found.end(), kind == "label"
-
-
 class _Reader:
     """Recursive descent over the tokens, one token ahead."""
 
     def __init__(self, source: str, language: Language) -> None:
         self._source = source
         self._depth = 0
-        self._rest = _tokens(source, language)
-        self._token = next(self._rest)
+        self._pattern = _TOKEN if language is Language.CURRENT else _TOKEN_3_5
+        self._position = 0
+        self._token = self._read()
+
+    def _read(self, after_label: bool = False) -> Token:
+        """The next token. An operator word is one only behind a label; elsewhere it is a label itself."""
+        found = None
+        if after_label and self._pattern is _TOKEN:
+            found = _OPERATOR.match(self._source, self._position)
+        if found is None:
+            found = self._pattern.match(self._source, self._position)
+        if found is None:
+            rest = self._source[self._position : self._position + 20]
+            raise SelectorError(f"{self._source!r}: cannot read {rest!r}")
+        self._position = found.end()
+        kind = found.lastgroup
+        assert kind is not None
+        return kind, found[kind]
 
     def whole(self) -> Node:
         if self._token[0] == "end":
@@ -373,7 +372,7 @@ class _Reader:
     def _take(self) -> Token:
         token = self._token
         if token[0] != "end":
-            self._token = next(self._rest)
+            self._token = self._read(token[0] == "label")
         return token
 
     def _skip(self, punctuation: str) -> bool:
