@@ -87,6 +87,7 @@ class Dataplane:
 
     def __init__(
         self,
+    `nat`: which packets of pods bear the node's address; None: not known yet, what an earlier life set stays.
         node: Node,
         store: AttachmentStore,
         *,
@@ -165,7 +166,7 @@ class Dataplane:
         return Plugged(mac=veth.pod_mac, host_mac=veth.host_mac, mtu=veth.mtu)
 
     async def unplug(self, request: Unplug) -> Unplugged:
-        """Disconnect a sandbox; one that is not known, or gone, is success."""
+        """Disconnect a sandbox; one that is not known, or gone, is success. Conflict: it lives, and was not to."""
         async with self._alone(request.key):
             lease = self._wired.get(request.key) or request.lease
             return Unplugged(found=await self._withdraw(request.key, lease))
@@ -197,7 +198,9 @@ class Dataplane:
         """Everything that is wired, or found wired by its marks."""
         alive = await self._call(self._plumbing.marked_links)
         known = {key: lease.host_link for key, lease in self._wired.items()} | self._strays
-        return Attachments([Attachment(key, link, alive=alive.get(key) == link) for key, link in known.items()])
+        return Attachments(
+            [Attachment(key, link, alive.get(key) == link, self._wired.get(key)) for key, link in known.items()]
+        )
 
     # ---- ENIs
 

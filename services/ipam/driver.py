@@ -175,6 +175,17 @@ class Ledger:
             lease = msgspec.structs.replace(hold.lease, bandwidth=bandwidth)
             await asyncio.wait([self._begin(key, self._relimit(lease))])
 
+    async def adopt(self, lease: Lease) -> None:
+        """Take over a lease that only its wiring is left of; durable. Conflict: another lease has what it has."""
+        if (why := self.pool.contradicts(lease)) is not None:
+            raise Conflict(why)
+        await self._store.adopt(lease, item_id(lease))
+        crashpoint("ipam.adopt.after_commit")
+        self.pool.adopt(lease, self.clock())
+        if (waiter := self._line.pop(lease.key, None)) is not None:  # the runtime asks again about a sandbox it has
+            waiter.answer(lease)
+        self._changed()
+
     def leases(self) -> list[Lease]:
         """All that are durable."""
         return [hold.lease for hold in self.pool.holds.values() if hold.phase is not Phase.GRANTING]

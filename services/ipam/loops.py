@@ -2,11 +2,11 @@
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from services.ipam.adapters.enis import Enis
+from services.ipam.adapters.enis import Enis, alive
 from services.ipam.adapters.node import NodeCondition
 from services.ipam.adapters.pods import Pods
 from services.ipam.core import garbage, sizing, sufficiency
@@ -17,6 +17,7 @@ from services.ipam.driver import Ledger
 from shared import log as logs
 from shared.backoff import Backoff
 from shared.eni_conf import EniConf
+from shared.crashpoint import crashpoint
 from shared.errors import SuiteError
 from shared.health import Condition, Reporter
 from shared.model import AttachmentKey
@@ -43,9 +44,11 @@ async def watch_inventory(
     reached: Callable[[], None],
     warned: Callable[[str], None] = lambda what: None,
 ) -> None:
+    first: Callable[[], Awaitable[None]] | None = None,
     """Follow eni_manager's inventory for ever, through its restarts.
 
-    `reached` is called when it is back, `warned` with each warning that was not in the last inventory.
+    `reached` is called when it is back, `warned` with each warning that was not in the last inventory. `first` is
+    awaited, until it succeeds, before any address is known and may be given to anybody.
     """
     warnings: set[str] = set()
     delays = RECONNECT.delays(random.random)
@@ -55,6 +58,9 @@ async def watch_inventory(
         try:  # after an absence the answer must not wait for news, or nobody would know that it is over
             inventory = await enis.watch(ledger.pool.epoch, ledger.pool.generation, 0.0 if absent else wait_s)
         except SuiteError as error:
+            if first is not None:
+                await first()
+                first = None
             synced.missing(error.message)
             log.debug("inventory_unknown", error=error.message)
             await asyncio.sleep(next(delays))
@@ -247,13 +253,14 @@ class Garbage:
         pods = self._pods.facts()
         if pods is None or self._enis.absent:
             return False
-        alive = await self._enis.connected()
-        leases = self._ledger.leases()
-        self.strangers = sorted(alive - {lease.key for lease in leases})
+        attachments = await self._enis.attachments()
+        connected, leases = alive(attachments), self._ledger.leases()
+        leased = {lease.key for lease in leases}
+        self.strangers = sorted(connected - leased)
         look = garbage.look(
             leases,
             pods,
-            alive,
+            connected,
             self.suspects,
             self._ledger.clock(),
             min_age_s=self._config.min_age_s,
@@ -268,15 +275,23 @@ class Garbage:
         return True
 
     async def _reclaim(self, key: AttachmentKey) -> None:
+        for attachment in attachments:  # a lease is made before its attachment and ends after it: this one is a relic
+            if not attachment.alive and attachment.key not in leased:
+                await self._enis.clear(attachment.key)
+                log.warning("attachment_cleared", attachment=str(attachment.key))
         """Ask both sides once more, past every cache, and end the lease if they still agree."""
         lease = next((lease for lease in self._ledger.leases() if lease.key == key), None)
         if lease is None:
             return
         pod = await self._pods.ask(lease.pod)
-        alive = await self._enis.connected()
-        found = garbage.finding(lease, pod, alive, garbage.siblings(lease, self._ledger.leases()))
+        connected = await self._enis.connected()
+        found = garbage.finding(lease, pod, connected, garbage.siblings(lease, self._ledger.leases()))
         self.suspects.pop(key, None)
-        if found and await self._ledger.release(key) is not None:
+        if not found:
+            return
+        await self._enis.clear(key)  # else its rules would stay, and its ENI would never leave for having a user
+        crashpoint("ipam.garbage.after_clear")
+        if await self._ledger.release(key) is not None:
             self._ledger.tally.reclaimed += 1
             log.warning(
                 "lease_reclaimed", attachment=str(key), pod=str(lease.pod), addresses=lease.addresses, finding=found

@@ -24,6 +24,7 @@ from services.ipam.loops import (
     reclaim_pace,
     watch_inventory,
 )
+from services.ipam.owners import rebuild
 from services.ipam.report import Report
 from shared import log as logs
 from shared import metrics
@@ -123,7 +124,7 @@ async def serve(node: NodeConfig, settings: Settings, stop: asyncio.Event) -> No
         if pods is not None:
             times = GarbageConfig(config.garbage_period_s, config.garbage_confirm_s, config.garbage_min_age_s)
             garbage = Garbage(ledger, enis, pods, times)
-        handlers = Handlers(ledger, enis, pods, longest_wait_s=config.acquire_wait_s)
+        handlers = Handlers(ledger, enis, pods, longest_wait_s=config.acquire_wait_s, annotate=config.annotate_pods)
         limiting = None
         if pods is not None:
             limiting = ReconcileLoop(
@@ -175,6 +176,7 @@ async def serve(node: NodeConfig, settings: Settings, stop: asyncio.Event) -> No
                         reporter=health.reporter("inventory", 3 * config.watch_wait_s + 30.0),
                         reached=changed,
                         warned=warned,
+                        first=lambda: rebuild(ledger, enis),
                     ),
                     name="ipam-inventory",
                 ),

@@ -142,6 +142,8 @@ class Unplugged(msgspec.Struct, frozen=True):
 
 
 class Check(msgspec.Struct, frozen=True):
+    unless_alive: bool = False
+    """Only clear away what is left of it; Conflict when its link still exists."""
     """Compare a sandbox's wiring with what its lease wants (CNI CHECK)."""
 
     lease: Lease
@@ -171,7 +173,10 @@ class ListAttachments(msgspec.Struct, frozen=True):
 
 
 class Attachment(msgspec.Struct, frozen=True):
-    """`alive`: the link's host end still exists, so the sandbox's namespace does too."""
+    """`alive`: the link's host end still exists, so the sandbox's namespace does too.
+
+    `lease`: as it was plugged; None: known by the marks in the kernel only.
+    """
 
     key: AttachmentKey
     host_link: str
@@ -185,6 +190,7 @@ class Attachments(msgspec.Struct, frozen=True):
 
 
 PLUG = Method("eni.plug", Plug, Plugged, deadline_s=20.0)
+    lease: Lease | None = None
 """Errors: Conflict (the interface name exists in the sandbox, CNI P7), NotFound (netns, ENI), Invalid."""
 UNPLUG = Method("eni.unplug", Unplug, Unplugged, deadline_s=20.0)
 CHECK = Method("eni.check", Check, Checked, deadline_s=20.0)

@@ -14,7 +14,8 @@ import msgspec
 
 from shared.contracts import eni as contract
 from shared.contracts.eni import EniAddress, EniView, Inventory
-from shared.errors import NotFound
+from shared.contracts.ipam import Lease
+from shared.errors import Conflict, NotFound
 from shared.model import AttachmentKey, Ip
 from shared.rpc.server import Server
 from tests.ipam.world import eni, inventory, ip
@@ -29,6 +30,9 @@ class ScriptedEniManager:
         self.given_back: list[list[Ip]] = []
         self.refuse_once: dict[Ip, str] = {}
         self.attached: dict[AttachmentKey, bool] = {}
+        self.plugged_with: dict[AttachmentKey, Lease] = {}
+        """The leases of those that are attached; without one, it is known by its marks only."""
+        self.cleared: list[AttachmentKey] = []
         self.unplugged: set[AttachmentKey] = set()
         self.limits: list[contract.Limit] = []
         self.objections: list[str] = []
@@ -43,6 +47,7 @@ class ScriptedEniManager:
         server.register(contract.GIVE_BACK, self._give_back)
         server.register(contract.ATTACHMENTS, self._attachments)
         server.register(contract.LIMIT, self._limit)
+        server.register(contract.UNPLUG, self._unplug)
         await self._opened.enter_async_context(server)
         return self
 
@@ -127,8 +132,21 @@ class ScriptedEniManager:
 
     async def _attachments(self, ask: contract.ListAttachments) -> contract.Attachments:
         return contract.Attachments(
-            [contract.Attachment(key, f"cali{n}", alive) for n, (key, alive) in enumerate(self.attached.items())]
+            [
+                contract.Attachment(key, f"cali{n}", alive, self.plugged_with.get(key))
+                for n, (key, alive) in enumerate(self.attached.items())
+            ]
         )
+
+    async def _unplug(self, ask: contract.Unplug) -> contract.Unplugged:
+        if not ask.unless_alive:
+            self.objections.append(f"{ask} would cut off a sandbox")
+        if self.attached.get(ask.key):
+            raise Conflict(f"{ask.key} is still connected")
+        async with self._news:
+            self.cleared.append(ask.key)
+            self._news.notify_all()
+        return contract.Unplugged(found=self.attached.pop(ask.key, None) is not None)
 
 
 def empty(capacity: int = 30, *, synced: bool = True) -> Inventory:

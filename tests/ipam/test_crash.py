@@ -24,14 +24,16 @@ from shared.errors import Unavailable
 from shared.model import Ip, PodKey
 from shared.rpc.client import Client
 from tests.ipam.eni_manager import ScriptedEniManager
-from tests.ipam.world import ip, key, one_eni
+from tests.ipam.world import ip, key, lease_of, one_eni
 
 pytestmark = pytest.mark.crash
 
 T = TypeVar("T")
 ROOT = Path(__file__).parents[2]
-POINTS = sorted(name for name in names(ROOT / "services" / "ipam") if not name.startswith("ipam.limit."))
-"""Those of changing limits need pods that can be watched: tests/crash comes to them."""
+ELSEWHERE = ("ipam.limit.", "ipam.garbage.")
+"""These need pods that can be watched: tests/crash comes to them."""
+POINTS = sorted(name for name in names(ROOT / "services" / "ipam") if not name.startswith((*ELSEWHERE, "ipam.adopt.")))
+ADOPTING = sorted(name for name in names(ROOT / "services" / "ipam") if name.startswith("ipam.adopt."))
 
 
 class Node:
@@ -116,6 +118,23 @@ async def test_nothing_is_lost_or_doubled(tmp_path: Path, point: str) -> None:
         finally:
             await node.stop()
     assert node.deaths == 1, "the day did not pass this crash point"
+
+
+@pytest.mark.parametrize("point", ADOPTING)
+async def test_owners_are_rebuilt_after_a_death_in_the_middle(tmp_path: Path, point: str) -> None:
+    node = Node(tmp_path, point)
+    async with ScriptedEniManager(node.run_dir / "eni_manager.sock", one_eni(4, capacity=4)) as enis:
+        for number in (1, 3):
+            held = lease_of(f"old{number}", number)
+            enis.attached[held.key], enis.plugged_with[held.key] = True, held
+        await node.start()
+        try:
+            fresh = [await node.add(name) for name in ("a", "b")]
+            assert {held.ipv4 for held in fresh} == {ip(2), ip(4)}, "what sandboxes have goes to nobody"
+            assert set(await node.leases()) == {"a", "b", "old1", "old3"}
+        finally:
+            await node.stop()
+    assert node.deaths == 1
 
 
 async def ordinary_day(node: Node, enis: ScriptedEniManager) -> None:

@@ -303,11 +303,13 @@ async def test_leases_of_pods_that_are_gone_end_after_two_looks_unless_something
             await ipam.add("gone", pod="gone")
             await ipam.add("forced", pod="forced")
             await ipam.add("replaced", pod="stays", pod_uid="an older one")
-        enis.attached = {key("forced"): True, key("gone"): False, key("stranger"): True}
+        enis.attached = {key("forced"): True, key("gone"): False, key("stranger"): True, key("relic"): False}
         async with start(kube=cluster.server, **QUICK) as ipam:
             state = await ipam.until("/state", lambda _, state: state["tally"]["reclaimed"] == 2)
             assert set(await ipam.leases()) == {key("stays"), key("forced")}
             assert state["strangers"] == ["terway/stranger/eth0"]
+            await enis.until(lambda: {key("gone"), key("relic")} <= set(enis.cleared))
+            assert set(enis.attached) == {key("forced"), key("stranger")}, "rules and record of the dead are gone"
             enis.attached = {}
             await ipam.until("/state", lambda _, state: state["tally"]["reclaimed"] == 3)
             assert set(await ipam.leases()) == {key("stays")}

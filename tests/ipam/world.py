@@ -62,6 +62,20 @@ def wish(container: str, *, pod: str = "", uid: str = "", ifname: str = "eth0", 
     return Wish(key(container, ifname=ifname), PodKey("default", pod or f"pod-{container}"), uid, sticky=sticky)
 
 
+def lease_of(container: str, number: int = 1) -> Lease:
+    """A lease of `ip(number)` on eni-1."""
+    return Lease(
+        key=key(container),
+        pod=PodKey("default", f"pod-{container}"),
+        pod_uid="",
+        mode=Mode.SHARED_VETH,
+        host_link=f"cali-{container}",
+        eni_id=EniId("eni-1"),
+        eni_mac=Mac("00:16:3e:00:00:01"),
+        ipv4=ip(number),
+    )
+
+
 def promise(pod: str, until: float) -> Promise:
     return Promise(PodKey("default", pod), "terway", "eth0", until)
 

@@ -26,12 +26,13 @@ from services.ipam.driver import Ledger
 from services.ipam.loops import Demand as DemandLoop
 from services.ipam.loops import GiveBack as GiveBackLoop
 from services.ipam.loops import watch_inventory
+from services.ipam.owners import rebuild
 from shared.backoff import TABLE
-from shared.contracts.eni import Demand, GiveBack, GivenBack, Inventory, Watch
+from shared.contracts.eni import Attachment, Demand, GiveBack, GivenBack, Inventory, Watch
 from shared.eni_conf import EniConf
 from shared.errors import Unavailable
 from shared.health import Health
-from shared.model import AttachmentKey, Ip, Mode
+from shared.model import Ip, Mode
 from shared.reconcile import ReconcileLoop
 from shared.sqlite import Database
 from tests.pool_and_enis.cloud import INSTANCE, KIND, Handle, ModelCloud
@@ -155,11 +156,16 @@ class Wire:
     async def give_back(self, items: list[Ip]) -> GivenBack:
         return await self._ask(lambda rpc: rpc.give_back(GiveBack(items)))
 
-    async def connected(self) -> frozenset[AttachmentKey]:
-        life = self._now()
-        if life is None:
-            raise Unavailable("eni_manager is away")
-        return frozenset(wired.lease.key for wired in await life.journal.attachments())
+    async def attachments(self) -> list[Attachment]:
+        """All sandboxes live."""
+
+        async def ask(rpc: InventoryHandlers) -> list[Attachment]:
+            life = self._now()
+            assert life is not None
+            wired = await life.journal.attachments()
+            return [Attachment(one.lease.key, one.lease.host_link, alive=True, lease=one.lease) for one in wired]
+
+        return await self._ask(ask)
 
     async def _ask(self, call: Callable[[InventoryHandlers], Coroutine[Any, Any, T]]) -> T:
         """A call ends with the life that it was made to."""
@@ -183,6 +189,8 @@ class IpamLife:
     def __init__(self, loop: asyncio.AbstractEventLoop, number: int, wire: Wire, disk: Disk) -> None:
         self._writer, self._enis = Writer(disk), cast(Enis, wire)
         self.ledger: Ledger | None = None
+        self.rebuilt = False
+        """The leases are what they were, whatever became of the disk."""
         self.task = loop.create_task(self._live(), name=f"ipam-{number}")
 
     async def _live(self) -> None:
@@ -209,11 +217,16 @@ class IpamLife:
                 synced=health.condition("inventory"),
                 reporter=health.reporter("inventory", 60.0),
                 reached=changed,
+                first=lambda: self._rebuild(ledger),
             )
             shrinking = give_back.shrink(120.0, handing_over.poke, health.reporter("shrink", 600.0))
             for work in (watching, shrinking, demanding.run(), handing_over.run()):
                 tasks.create_task(work)
             self.ledger = ledger
+
+    async def _rebuild(self, ledger: Ledger) -> None:
+        await rebuild(ledger, self._enis)
+        self.rebuilt = True
 
     def kill(self) -> None:
         self._writer.dead = True

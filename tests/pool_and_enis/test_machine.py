@@ -86,6 +86,8 @@ class PoolAndEnis(RuleBasedStateMachine):
         self.cloud = ModelCloud(random.Random(seed))
         self.ipam_disk, self.eni_disk = disks()
         self.lives = 0
+        self.lost = False
+        """ipam has lost its database, and has not come to know the leases again."""
         self.eni: EniLife | None = None
         self.ipam: IpamLife | None = None
         self.wire = Wire(lambda: self.eni)
@@ -185,6 +187,14 @@ class PoolAndEnis(RuleBasedStateMachine):
             self.eni = None
         else:
             self.ipam = None
+
+    @precondition(lambda self: self.ipam is None)
+    @rule()
+    def lose_ipams_database(self) -> None:
+        """Its file is deleted, or broken, which comes to the same."""
+        DONE["ipam's database lost"] += 1
+        self.ipam_disk, _ = disks()
+        self.lost = True
 
     @precondition(lambda self: self.eni is None or self.ipam is None)
     @rule(all_=st.booleans())
@@ -298,6 +308,9 @@ class PoolAndEnis(RuleBasedStateMachine):
             else:
                 assert isinstance(error, Unavailable | Exhausted | Conflict), repr(error)
 
+        if self.ipam is not None and self.ipam.rebuilt:
+            self.lost = False
+
     def leases(self) -> list[Lease]:
         rows = self.ipam_disk.connection.execute("SELECT lease FROM leases").fetchall()
         return [msgspec.json.decode(row[0], type=Lease) for row in rows]
@@ -310,6 +323,8 @@ class PoolAndEnis(RuleBasedStateMachine):
 
     @invariant()
     def what_was_answered_is_durable(self) -> None:
+        if self.lost:
+            return
         durable = {lease.key: lease.ipv4 for lease in self.leases()}
         for sandbox in self.sandboxes.values():
             if sandbox.lease is not None:
@@ -459,7 +474,7 @@ MUST_BE_DONE = {
         "faults",
         "old answers",
     ),
-    *("death of eni_manager", "death of ipam", "ENI deleted outside", "address taken outside"),
+    *("death of eni_manager", "death of ipam", "ipam's database lost", "ENI deleted outside", "address taken outside"),
     *("address assigned outside", "foreign ENI", "vSwitch filled or emptied"),
 }
 MUST_BEFALL = {

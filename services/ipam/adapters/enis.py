@@ -43,11 +43,19 @@ class Enis:
         """Have a sandbox that is plugged limited so. NotFound: it is not (yet, or any more)."""
         await self._client.call(eni.LIMIT, eni.Limit(key, bandwidth))
 
+    async def attachments(self) -> list[eni.Attachment]:
+        """Everything that is wired, or was and has not been cleared away."""
+        return (await self._client.call(eni.ATTACHMENTS, eni.ListAttachments())).attachments
+
     async def connected(self) -> frozenset[AttachmentKey]:
         """The attachments of which something is alive."""
-        answer = await self._client.call(eni.ATTACHMENTS, eni.ListAttachments())
-        return frozenset(_alive(answer.attachments))
+        return alive(await self.attachments())
+
+    async def clear(self, key: AttachmentKey) -> None:
+        """Clear away what is left of a dead sandbox: rules, routes, the record. Conflict: it lives."""
+        await self._client.call(eni.UNPLUG, eni.Unplug(key, unless_alive=True))
 
 
-def _alive(attachments: Iterable[eni.Attachment]) -> Iterable[AttachmentKey]:
-    return (attachment.key for attachment in attachments if attachment.alive)
+def alive(attachments: Iterable[eni.Attachment]) -> frozenset[AttachmentKey]:
+    """Those of which something is alive."""
+    return frozenset(attachment.key for attachment in attachments if attachment.alive)

@@ -6,6 +6,8 @@ keeps whose it is meanwhile; `given_back` keeps the decision that nobody gets an
 the cloud; `milestones` keeps what this node has reached once and for all.
 """
 
+import asyncio
+import itertools
 import math
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
@@ -17,14 +19,17 @@ import msgspec
 
 from services.ipam.core.pool import Promise
 from shared.contracts.ipam import Lease
+from shared import log as logs
 from shared.crashpoint import crashpoint
-from shared.errors import Internal, Unavailable
+from shared.errors import Internal, Refused, Unavailable
 from shared.model import AttachmentKey, Ip, PodKey
 from shared.sqlite import Database
 
 T = TypeVar("T")
 
 MIGRATIONS: Final = (
+log = logs.get(__name__)
+
     """
     CREATE TABLE leases (
         network      TEXT NOT NULL CHECK (network = json_extract(lease, '$.key.network')),
@@ -93,7 +98,22 @@ class Store:
 
     @classmethod
     async def open(cls, path: Path) -> Self:
-        """Open or create the file. Refused: it is not ours, or a newer program's."""
+        """Open or create the file. Refused: it is not ours, or a newer program's.
+
+        One that is broken is set aside and begun anew: what is wired says who has which address (services/ipam/owners).
+        """
+        try:
+            database = await Database.open(path, MIGRATIONS)
+        except Refused as error:
+            if not _broken(error.__cause__):
+                raise
+            why = error.message
+        else:
+            if not (why := await database.read(_damage)):
+                return cls(database)
+            await database.close()
+        aside = await asyncio.to_thread(_set_aside, path)
+        log.error("database_broken", because=why, kept_as=str(aside))
         return cls(await Database.open(path, MIGRATIONS))
 
     async def __aenter__(self) -> Self:
@@ -146,6 +166,22 @@ class Store:
         await self._write(write, f"lease {item} to {lease.pod}", outlasts_power=False)
 
     async def relimit(self, lease: Lease) -> None:
+    async def adopt(self, lease: Lease, item: Ip) -> None:
+        """A sandbox has this address already, whatever is written here. Internal: another lease has it."""
+        text, key = msgspec.json.encode(lease).decode(), lease.key
+
+        def write(connection: sqlite3.Connection) -> None:
+            connection.execute("DELETE FROM resting WHERE item = ?", (item,))
+            connection.execute("DELETE FROM promises WHERE item = ?", (item,))
+            connection.execute("DELETE FROM given_back WHERE item = ?", (item,))
+            connection.execute(
+                "INSERT INTO leases (network, container_id, ifname, lease) VALUES (?, ?, ?, ?)",
+                (key.network, key.container_id, key.ifname, text),
+            )
+            crashpoint("ipam.adopt.before_commit")
+
+        await self._write(write, f"adopt the lease of {item} to {lease.pod}", outlasts_power=False)
+
         """The sandbox has other limits."""
         text, key = msgspec.json.encode(lease).decode(), lease.key
 

@@ -286,6 +286,15 @@ class Pool:
 
     def reserve(self, lease: Lease, now: float) -> None:
         """Lock the lease's item while the lease is being written."""
+    def adopt(self, lease: Lease, now: float) -> None:
+        """A lease that was lost, and whose sandbox is there, is durable again."""
+        self._hold(lease, Phase.LEASED)
+        item = item_id(lease)
+        self.resting.pop(item, None)
+        self.promises.pop(item, None)
+        self.marks.pop(item, None)
+        self.tell(item, now, f"leased to {lease.pod} as its wiring shows: the database had lost it")
+
         item = item_id(lease)
         if self.state(item, now) is not ItemState.IDLE and not self._may_be_taken(item, lease, now):
             raise BrokenInvariant(f"{item} is {self.state(item, now)}, not idle: {self.story(item)}")
@@ -411,13 +420,19 @@ class Pool:
             return False
         return self.promises[item].covers(lease.pod, lease.key) or self.resting.get(item, now) <= now
 
-    def _hold(self, lease: Lease, phase: Phase) -> None:
+    def contradicts(self, lease: Lease) -> str | None:
+        """Why this lease cannot be beside those that there are, in one sentence."""
         if lease.key in self.holds:
-            raise BrokenInvariant(f"{lease.key} holds {self.holds[lease.key].lease.addresses} already")
+            return f"{lease.key} holds {self.holds[lease.key].lease.addresses} already"
         if taken := [a for a in lease.addresses if a in self.holders]:
-            raise BrokenInvariant(f"{taken} is held by {self.holders[taken[0]]}, wanted by {lease.key}")
+            return f"{taken} is held by {self.holders[taken[0]]}, wanted by {lease.key}"
         if lease.host_link in self.host_links:
-            raise BrokenInvariant(f"{lease.host_link} belongs to {self.host_links[lease.host_link]}")
+            return f"{lease.host_link} belongs to {self.host_links[lease.host_link]}"
+        return None
+
+    def _hold(self, lease: Lease, phase: Phase) -> None:
+        if (why := self.contradicts(lease)) is not None:
+            raise BrokenInvariant(why)
         self.holds[lease.key] = Hold(lease, phase)
         self.host_links[lease.host_link] = lease.key
         for address in lease.addresses:
