@@ -93,17 +93,6 @@ def _pool(context: click.Context, parameter: click.Parameter, value: str) -> tup
     return int(fewest), int(most)
 
 
-def _not_yet(what: str) -> Callable[[click.Context, click.Parameter, Any], Any]:
-    """Refuse a choice that the issue names and nobody has built yet."""
-
-    def check(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
-        if value not in (None, False, parameter.default):
-            raise click.BadParameter(f"not built yet: {what}")
-        return value
-
-    return check
-
-
 def _mode(context: click.Context, parameter: click.Parameter, value: str) -> Mode:
     if not_built(Mode(value)):
         raise click.BadParameter(f"not built yet: {value}")
@@ -125,7 +114,7 @@ def lab() -> None:
     callback=_mode,
     help="How pods get their address.",
 )
-@click.option("--policy", is_flag=True, callback=_not_yet("NetworkPolicy is off"), help="Enforce NetworkPolicy.")
+@click.option("--policy", is_flag=True, help="Enforce NetworkPolicy.")
 @click.option(
     "--stack",
     type=click.Choice(["ipv4", "dual"]),
@@ -149,7 +138,7 @@ def lab() -> None:
 )
 @click.option("--keep", is_flag=True, help="After a failure, leave everything for a look at it.")
 @command
-async def up(context: Context, *, policy: bool, keep: bool, **given: Any) -> None:
+async def up(context: Context, *, keep: bool, **given: Any) -> None:
     """Bring a lab up; returns when its services are ready and a pod would run."""
     made = await labs.up(context.layout, Options(**given), say=context.say, keep=keep)
     context.say("ready")

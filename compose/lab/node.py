@@ -75,7 +75,8 @@ def config_of(node: NodeLayout, facts: NodeFacts, options: Options, about: dict[
             # A machine's own file would not be this node's.
             "addon_secret_dir": str(node.folder / "no-addon-secret"),
         },
-        "ipam": {"cooldown_s": options.cooldown_s},
+        "ipam": {"cooldown_s": options.cooldown_s, "annotate_pods": options.policy},
+        "policy": {"network_policy": "enforce" if options.policy else "off"},
         "cni_shim": {"probe_period_s": 0.5},  # `lab up` waits until the gateway has seen its neighbours
         "eni_conf": {
             "version": "1",

@@ -39,6 +39,8 @@ class Options(msgspec.Struct, frozen=True):
     kubeconfig: str | None = None
     """Absolute path: the API server of this one stands in for the lab's own."""
     log_level: str = "info"
+    policy: bool = False
+    """NetworkPolicy is enforced."""
 
 
 class Record(msgspec.Struct, frozen=True):

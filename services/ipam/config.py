@@ -26,6 +26,9 @@ class IpamConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The longest that an ADD waits for an address; a caller's own deadline may end it sooner."""
     watch_wait_s: float = 30.0
     """How long eni_manager may hold back its answer while the inventory does not change."""
+    annotate_pods: bool = False
+    """Write a pod's addresses on its object as soon as it has them (annotation `k8s.aliyun.com/pod-ips`), for policies
+    of other nodes, which would wait for kubelet's status otherwise. One request per pod; on where NetworkPolicy is."""
     garbage_period_s: float = 300.0
     """How often leases are compared with this node's pods and with what is connected (terway.md §8.2)."""
     garbage_confirm_s: float = 60.0

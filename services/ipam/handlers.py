@@ -34,11 +34,14 @@ class AnnotationProblem(msgspec.Struct, frozen=True):
 class Handlers:
     """`pods` None: there is no API server to ask."""
 
-    def __init__(self, ledger: Ledger, enis: Enis, pods: Pods | None, *, longest_wait_s: float) -> None:
+    def __init__(
+        self, ledger: Ledger, enis: Enis, pods: Pods | None, *, longest_wait_s: float, annotate: bool = False
+    ) -> None:
         self._ledger = ledger
         self._enis = enis
         self._pods = pods
         self._longest_wait_s = longest_wait_s
+        self._annotate = annotate
         self.problems: deque[AnnotationProblem] = deque(maxlen=32)
 
     async def acquire(self, ask: contract.Acquire) -> Lease:
@@ -75,6 +78,8 @@ class Handlers:
             waited_ms=round(took_s * 1000, 1),
         )
         if self._pods is not None:
+            if self._annotate:
+                self._pods.annotate(ask.pod, ask.pod_uid, lease.addresses)
             self._pods.note(ask.pod, ask.pod_uid, "AllocIPSucceed", f"Alloc IP {_written(lease)} took {took_s:.3f}s")
         return lease
 

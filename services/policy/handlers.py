@@ -1,6 +1,16 @@
 """What the gateway may ask of policy, one method per RPC."""
 
+from typing import Protocol
+
 from shared.contracts.policy import Attach, Attached, CheckAttached, Detach, Detached, PolicyChecked
+
+
+class Handlers(Protocol):
+    """One method per RPC; gate.py has those of a service that enforces."""
+
+    async def attach(self, request: Attach) -> Attached: ...
+    async def detach(self, request: Detach) -> Detached: ...
+    async def check(self, request: CheckAttached) -> PolicyChecked: ...
 
 
 class NothingEnforced:

@@ -12,6 +12,8 @@ from prometheus_client import CollectorRegistry, Histogram
 from services.policy.adapters.kube import Inputs
 from services.policy.core import v1
 from services.policy.core.problems import Problem
+from services.policy.enforce import EnforcedState, Enforcer
+from services.policy.gate import Gate
 from services.policy.live import Live
 from shared.kube.reflector import ReflectorState
 from shared.metrics import computed_gauge
@@ -52,6 +54,9 @@ class State(msgspec.Struct, frozen=True):
     invalid_objects: int
     invalid: list[Problem]
     watches: list[ReflectorState]
+    enforced: EnforcedState | None = None
+    sandboxes: int = 0
+    """wired on this node, as far as rules go"""
 
 
 def latency(registry: CollectorRegistry, name: str, help: str) -> Callable[[float], None]:
@@ -66,6 +71,12 @@ class Report:
         self._network_policy = network_policy
         self._live = live
         self._inputs = inputs
+        self._enforcer: Enforcer | None = None
+        self._gate: Gate | None = None
+
+    def enforcing(self, enforcer: Enforcer, gate: Gate) -> None:
+        """What is in the kernel is shown too."""
+        self._enforcer, self._gate = enforcer, gate
 
     def state(self) -> State:
         """For /state."""
@@ -82,6 +93,8 @@ class Report:
             invalid_objects=len(cluster.problems),
             invalid=problems[:SHOWN],
             watches=inputs.watches,
+            enforced=self._enforcer.state() if self._enforcer is not None else None,
+            sandboxes=self._gate.count() if self._gate is not None else 0,
         )
 
     def counts(self) -> Counts:

@@ -93,7 +93,9 @@ async def test_off_means_that_pods_start_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("setting", "told"),
     [
-        ({"network_policy": "enforce"}, ("policy.network_policy", "set it to off", "observe")),
+        ({"gate_s": 60}, ("gate_s", "0.1 to 18")),
+        ({"unready": "maybe"}, ("policy.unready", "retry, closed, open")),
+        ({"failsafe_inbound": ["tcp:ssh"]}, ("failsafe_inbound", "'tcp:ssh'", "such as tcp:22")),
         ({"network_policy": True}, ("policy.network_policy", "off, observe, enforce")),
         ({"compat": "3.30"}, ("policy.compat", "3.24.5, 3.5.2, current")),
         ({"http_prot": 1}, ("policy.http_prot", "did you mean http_port?")),

@@ -6,24 +6,31 @@ ipam works without an API server: annotations come from the container runtime th
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from services.ipam.core import bandwidth, stickiness
 from services.ipam.core.garbage import PodFacts
-from shared.errors import NotFound
+from shared.errors import Conflict, Invalid, NotFound, Refused, SuiteError
 from shared.kube.client import KubeClient
 from shared.kube.mirror import Applied, Change, Deleted, Synced
 from shared.kube.objects import ObjectReference, Pod
 from shared.kube.recorder import Recorder, about_node
 from shared.kube.reflector import Reflector, ReflectorState
 from shared.kube.resources import PODS
+from shared.log import get
 from shared.model import PodKey
+
+log = get("ipam.pods")
 
 EVENT_SOURCE = "terway-daemon"
 """As Terway's own events say it (terway.md §11.4)."""
 
 STATIC_UID_ANNOTATIONS = ("kubernetes.io/config.mirror", "kubernetes.io/config.hash")
 """A static pod's sandbox carries the UID that kubelet computed, its mirror in the API server another."""
+
+ADDRESSES_ANNOTATION = "k8s.aliyun.com/pod-ips"
+"""Where policies of other nodes look before kubelet has written the status (terway.md, felix.md §0)."""
+WRITE_AGAIN_S = 1.0
 
 GONE_REMEMBERED = 1024
 """Deleted pods of this node whose owner is still known."""
@@ -46,6 +53,9 @@ class Pods:
         self._pods: dict[PodKey, Pod] = {}
         self._gone: OrderedDict[PodKey, Pod] = OrderedDict()
         """Deleted lately: a pod deleted by force is gone before its DEL comes."""
+        self._addresses: OrderedDict[PodKey, tuple[str, str]] = OrderedDict()
+        """UID and addresses that are still to be written on the pod's object."""
+        self._to_write = asyncio.Event()
         self._recorder = Recorder(client, component=EVENT_SOURCE, host=node_name)
         self._reflector = Reflector(
             client, PODS, Pod, field_selector=f"spec.nodeName={node_name}", on_change=self._changed
@@ -55,6 +65,7 @@ class Pods:
         """Until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._recorder.run(), name="ipam-events")
+            tasks.create_task(self._write_addresses(), name="ipam-annotations")
             await self._reflector.run()
 
     def facts(self) -> Mapping[PodKey, PodFacts] | None:
@@ -92,6 +103,11 @@ class Pods:
         asked, _ = stickiness.asks_for_it(known.metadata.annotations)
         return asked or stickiness.is_stateful(known.metadata.owner_references, self._kinds)
 
+    def annotate(self, pod: PodKey, uid: str, addresses: Iterable[str]) -> None:
+        """Write a pod's addresses on its object, soon; never waits, never fails."""
+        self._addresses[pod] = (uid, ",".join(addresses))
+        self._to_write.set()
+
     def warn(self, pod: PodKey, uid: str, reason: str, message: str) -> None:
         """A Warning event on a pod; never waits, never fails."""
         self._recorder.warn(self._about(pod, uid), reason, message)
@@ -112,6 +128,28 @@ class Pods:
     def state(self) -> ReflectorState:
         """For /state."""
         return self._reflector.state()
+
+    async def _write_addresses(self) -> None:
+        while True:
+            await self._to_write.wait()
+            self._to_write.clear()
+            while self._addresses:
+                pod, (uid, text) = self._addresses.popitem(last=False)
+                try:
+                    await self._write(pod, uid, text)
+                except (NotFound, Conflict, Refused, Invalid) as error:  # it has gone, or we may not
+                    log.warning("addresses_not_written", pod=str(pod), why=error.message)
+                except SuiteError as error:
+                    log.info("addresses_wait", pod=str(pod), why=error.message)
+                    self._addresses.setdefault(pod, (uid, text))
+                    await asyncio.sleep(WRITE_AGAIN_S)
+
+    async def _write(self, pod: PodKey, uid: str, text: str) -> None:
+        metadata: dict[str, object] = {"annotations": {ADDRESSES_ANNOTATION: text}}
+        known = self._pods.get(pod)
+        if known is not None and _is(known, uid):
+            metadata["uid"] = known.metadata.uid  # a namesake would be refused
+        await self._client.patch(PODS, dict, pod.name, {"metadata": metadata}, namespace=pod.namespace)
 
     async def _get(self, pod: PodKey) -> Pod:
         return await self._client.get(PODS, Pod, pod.name, namespace=pod.namespace)

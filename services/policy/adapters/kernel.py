@@ -95,7 +95,7 @@ class Workshop:
     def remove(self, table: str, netns: str | None = None) -> None:
         """The table goes, if it is there, and nothing else."""
         with self._at(netns) as socket:
-            if any(one == table for one in socket.tables()):
+            if table in socket.tables():
                 socket.transact(removal(table))
 
     def differences(self, wanted: Table) -> str:
@@ -148,6 +148,15 @@ class Workshop:
     def _tidy(self, wanted: Table) -> None:
         if self._compiler.size > _SPARE_RULES + 4 * len(wanted.chains):
             self._compiler.forget_all_but(wanted.chains.values())
+
+
+def take_away(table: str) -> bool:
+    """Remove our table from the calling thread's namespace; whether there was one. Raises Unavailable: no right to."""
+    with NfSocket() as socket:
+        if table not in socket.tables():
+            return False
+        socket.transact(removal(table))
+        return True
 
 
 class _Opened:

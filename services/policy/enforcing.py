@@ -1,0 +1,157 @@
+"""The parts that only enforcing has, put together: the kernel and who listens to it, the enforcer, the gate, ipam."""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import msgspec
+from aiohttp import web
+from prometheus_client import CollectorRegistry, Counter, Histogram
+
+from services.policy.adapters.kernel import Kernel
+from services.policy.adapters.nft_monitor import Monitor
+from services.policy.config import PolicyConfig
+from services.policy.core import objects
+from services.policy.core.nft.model import TABLE
+from services.policy.core.nft.render import Renderer
+from services.policy.core.problems import Invalid
+from services.policy.enforce import Enforcer
+from services.policy.gate import Gate
+from services.policy.live import Live
+from shared.contracts import ipam
+from shared.errors import Internal, SuiteError
+from shared.health import Health, Reporter
+from shared.kube.client import KubeClient
+from shared.kube.resources import PODS
+from shared.log import get
+from shared.model import PodKey
+from shared.rpc.client import Client
+
+log = get("policy.enforcing")
+
+LEASES_PERIOD_S = 30.0
+LEASES_RETRY_S = 0.5
+_APPLY = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+_GATE = (0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+
+
+class Enforcing:
+    """An async context manager: the kernel is open while it lasts. What is in force stays when it ends."""
+
+    def __init__(self, config: PolicyConfig, registry: CollectorRegistry) -> None:
+        self._config = config
+        self._opened = AsyncExitStack()
+        self._applied = Histogram(
+            "terway_policy_apply_seconds", "Seconds per transaction", registry=registry, buckets=_APPLY
+        )
+        self._repairs = Counter(
+            "terway_policy_repairs", "Transactions that mended what somebody else had changed", registry=registry
+        )
+        self._gate_s = Histogram(
+            "terway_policy_gate_seconds", "Seconds from a pod's ADD to its rules", registry=registry, buckets=_GATE
+        )
+        self._gates = Counter(
+            "terway_policy_gate", "Pods that came to the gate, by how it ended", ["outcome"], registry=registry
+        )
+
+    async def __aenter__(self) -> Self:
+        monitor = self._opened.enter_context(Monitor(TABLE, lambda: self.enforcer.suspect()))
+        kernel = await self._opened.enter_async_context(Kernel(monitor))
+        self.enforcer = Enforcer(
+            Renderer(self._config.settings()),
+            kernel,
+            refresh_s=self._config.refresh_s,
+            applied=self._applied.observe,
+            repaired=self._repairs.inc,
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._opened.aclose()
+
+    def gate(self, live: Live, client: KubeClient) -> Gate:
+        """The answers to the gateway."""
+
+        async def ask(pod: PodKey) -> objects.Pod:
+            written = await client.get(PODS, dict, pod.name, namespace=pod.namespace)
+            try:
+                read = objects.read(written, objects.Pod)
+            except Invalid as error:
+                raise Internal(f"the pod {pod} cannot be read: {error.field}: {error.reason}") from error
+            assert isinstance(read, objects.Pod)
+            return read
+
+        return Gate(
+            live,
+            self.enforcer,
+            bound_s=self._config.gate_s,
+            unready=self._config.unready,
+            ask=ask,
+            passed=self._gate_s.observe,
+            ended=lambda how: self._gates.labels(how).inc(),
+        )
+
+    def start(
+        self, tasks: asyncio.TaskGroup, live: Live, gate: Gate, health: Health, ipam_socket: Path
+    ) -> list[asyncio.Task[None]]:
+        """Start the loops."""
+        health.watch("in_force", lambda: "" if self.enforcer.begun.is_set() else "the leases are not known yet")
+        health.watch("kernel", lambda: self.enforcer.trouble)
+        leases = health.reporter("leases", 4 * LEASES_PERIOD_S)
+        kernel = health.reporter("enforce", 120.0)
+        return [
+            tasks.create_task(self.enforcer.run(kernel), name="policy-enforce"),
+            tasks.create_task(self._follow_leases(live, gate, ipam_socket, leases), name="policy-leases"),
+        ]
+
+    async def _follow_leases(self, live: Live, gate: Gate, ipam_socket: Path, reporter: Reporter) -> None:
+        """First what there is, then the kernel; after that now and then, for what was never detached."""
+        async with Client(ipam_socket, name="ipam") as client:
+            while True:
+                reporter.alive()
+                try:
+                    held = (await client.call(ipam.LEASES, ipam.ListLeases())).leases
+                except SuiteError as error:
+                    if not self.enforcer.begun.is_set():
+                        log.info("leases_unknown", why=error.message)
+                    await asyncio.sleep(LEASES_RETRY_S)
+                    continue
+                gate.adopt(held)
+                if not self.enforcer.begun.is_set():
+                    await _alive_until(live.synced, reporter)
+                    live.flush()
+                    self.enforcer.begin()
+                    await self.enforcer.in_force()
+                    gate.in_force()
+                await asyncio.sleep(LEASES_PERIOD_S)
+
+    def routes(self, gate: Gate) -> Sequence[web.RouteDef]:
+        """`GET /policy/status?pod=NAMESPACE/NAME`: what is in force for a pod of this node."""
+
+        async def status(request: web.Request) -> web.Response:
+            namespace, slash, name = request.query.get("pod", "").partition("/")
+            if not (namespace and slash and name):
+                return web.json_response({"error": "expected ?pod=NAMESPACE/NAME"}, status=400)
+            found = gate.standing(PodKey(namespace, name))
+            if not found:
+                return web.json_response(
+                    {"error": f"{namespace}/{name} has no sandbox on this node that policy knows of"}, status=404
+                )
+            return web.Response(body=msgspec.json.encode(found), content_type="application/json")
+
+        return (web.get("/policy/status", status),)
+
+
+async def _alive_until(event: asyncio.Event, reporter: Reporter) -> None:
+    while not event.is_set():
+        reporter.alive()
+        try:
+            async with asyncio.timeout(LEASES_PERIOD_S):
+                await event.wait()
+        except TimeoutError:
+            continue
