@@ -6,7 +6,8 @@ from typing import Final
 
 from services.eni_manager.core.wiring.values import Sysctl
 
-_ROOT: Final = "/proc/sys/"
+_ROOT: Final = os.environ.get("TERWAY_PROC_SYS", "/proc/sys").rstrip("/") + "/"
+"""A container's own is read-only; it sees the machine's, which the machine's root may write, at another place."""
 _LONGEST: Final = 256
 
 
