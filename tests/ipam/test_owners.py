@@ -53,6 +53,7 @@ async def test_sandboxes_keep_their_addresses(
         assert kept == []
         async with start(cooldown_s=0.0) as ipam:
             assert (await ipam.add("b")).ipv4 == had["b"].ipv4, "asked before anything else is known"
+            await ipam.until("/readyz", lambda status, _: status == 200)
             assert await ipam.leases() == {held.key: held for held in had.values()}
             fresh = {(await ipam.add(name)).ipv4 for name in ("d", "e")}
             assert fresh == enis.addresses - {held.ipv4 for held in had.values()}
