@@ -82,12 +82,12 @@ class Dataplane:
     """Wires pods. An async context manager; `run()` does what is due without being asked.
 
     `linger_s`: how long an unplugged link waits for others (or for its namespace's end) before it is deleted.
+    `nat`: which packets of pods bear the node's address; None: not known yet, what an earlier life set stays.
     `symmetric`: answers leave by the primary interface that their questions came in by (core/wiring/symmetric.py).
     """
 
     def __init__(
         self,
-    `nat`: which packets of pods bear the node's address; None: not known yet, what an earlier life set stays.
         node: Node,
         store: AttachmentStore,
         *,
@@ -95,8 +95,10 @@ class Dataplane:
         repair_s: float = 300.0,
         symmetric: bool = False,
         reporter: Reporter | None = None,
+        plumbing: Callable[[Node], Plumbing] = plumbing,
     ) -> None:
         self.node = node
+        self._make_plumbing = plumbing
         self._store = store
         self._symmetric = symmetric
         self._wired: dict[AttachmentKey, Lease] = {}
@@ -169,7 +171,9 @@ class Dataplane:
         """Disconnect a sandbox; one that is not known, or gone, is success. Conflict: it lives, and was not to."""
         async with self._alone(request.key):
             lease = self._wired.get(request.key) or request.lease
-            return Unplugged(found=await self._withdraw(request.key, lease))
+            if request.unless_alive and request.key in await self._call(self._plumbing.marked_links):
+                raise Conflict(f"{request.key} is still connected")
+            return Unplugged(found=await self._withdraw(request.key, lease, request.netns))
 
     async def check(self, request: Check) -> Checked:
         """Compare a sandbox's wiring with what its lease wants, on both sides of the link."""

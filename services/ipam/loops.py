@@ -16,8 +16,8 @@ from services.ipam.core.sizing import Watermarks
 from services.ipam.driver import Ledger
 from shared import log as logs
 from shared.backoff import Backoff
-from shared.eni_conf import EniConf
 from shared.crashpoint import crashpoint
+from shared.eni_conf import EniConf
 from shared.errors import SuiteError
 from shared.health import Condition, Reporter
 from shared.model import AttachmentKey
@@ -43,8 +43,8 @@ async def watch_inventory(
     reporter: Reporter,
     reached: Callable[[], None],
     warned: Callable[[str], None] = lambda what: None,
-) -> None:
     first: Callable[[], Awaitable[None]] | None = None,
+) -> None:
     """Follow eni_manager's inventory for ever, through its restarts.
 
     `reached` is called when it is back, `warned` with each warning that was not in the last inventory. `first` is
@@ -57,10 +57,10 @@ async def watch_inventory(
         absent = enis.absent
         try:  # after an absence the answer must not wait for news, or nobody would know that it is over
             inventory = await enis.watch(ledger.pool.epoch, ledger.pool.generation, 0.0 if absent else wait_s)
-        except SuiteError as error:
             if first is not None:
                 await first()
                 first = None
+        except SuiteError as error:
             synced.missing(error.message)
             log.debug("inventory_unknown", error=error.message)
             await asyncio.sleep(next(delays))
@@ -272,13 +272,13 @@ class Garbage:
         self.looks += 1
         for key in look.confirmed:
             await self._reclaim(key)
-        return True
-
-    async def _reclaim(self, key: AttachmentKey) -> None:
         for attachment in attachments:  # a lease is made before its attachment and ends after it: this one is a relic
             if not attachment.alive and attachment.key not in leased:
                 await self._enis.clear(attachment.key)
                 log.warning("attachment_cleared", attachment=str(attachment.key))
+        return True
+
+    async def _reclaim(self, key: AttachmentKey) -> None:
         """Ask both sides once more, past every cache, and end the lease if they still agree."""
         lease = next((lease for lease in self._ledger.leases() if lease.key == key), None)
         if lease is None:

@@ -133,6 +133,8 @@ class Unplug(msgspec.Struct, frozen=True):
     key: AttachmentKey
     lease: Lease | None = None
     netns: str | None = None
+    unless_alive: bool = False
+    """Only clear away what is left of it; Conflict when its link still exists."""
 
 
 class Unplugged(msgspec.Struct, frozen=True):
@@ -142,8 +144,6 @@ class Unplugged(msgspec.Struct, frozen=True):
 
 
 class Check(msgspec.Struct, frozen=True):
-    unless_alive: bool = False
-    """Only clear away what is left of it; Conflict when its link still exists."""
     """Compare a sandbox's wiring with what its lease wants (CNI CHECK)."""
 
     lease: Lease
@@ -181,6 +181,7 @@ class Attachment(msgspec.Struct, frozen=True):
     key: AttachmentKey
     host_link: str
     alive: bool
+    lease: Lease | None = None
 
 
 class Attachments(msgspec.Struct, frozen=True):
@@ -190,7 +191,6 @@ class Attachments(msgspec.Struct, frozen=True):
 
 
 PLUG = Method("eni.plug", Plug, Plugged, deadline_s=20.0)
-    lease: Lease | None = None
 """Errors: Conflict (the interface name exists in the sandbox, CNI P7), NotFound (netns, ENI), Invalid."""
 UNPLUG = Method("eni.unplug", Unplug, Unplugged, deadline_s=20.0)
 CHECK = Method("eni.check", Check, Checked, deadline_s=20.0)

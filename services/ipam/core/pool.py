@@ -284,8 +284,6 @@ class Pool:
 
     # ---- leases
 
-    def reserve(self, lease: Lease, now: float) -> None:
-        """Lock the lease's item while the lease is being written."""
     def adopt(self, lease: Lease, now: float) -> None:
         """A lease that was lost, and whose sandbox is there, is durable again."""
         self._hold(lease, Phase.LEASED)
@@ -295,6 +293,8 @@ class Pool:
         self.marks.pop(item, None)
         self.tell(item, now, f"leased to {lease.pod} as its wiring shows: the database had lost it")
 
+    def reserve(self, lease: Lease, now: float) -> None:
+        """Lock the lease's item while the lease is being written."""
         item = item_id(lease)
         if self.state(item, now) is not ItemState.IDLE and not self._may_be_taken(item, lease, now):
             raise BrokenInvariant(f"{item} is {self.state(item, now)}, not idle: {self.story(item)}")
