@@ -73,6 +73,7 @@ TABLE: Final[Mapping[str, Backoff]] = {
     "meta_unassign_private_ip": Backoff(1.1, 1.0, 0.2, steps=10),
     "wait_sts_token_ready": Backoff(1.0, 1.0, 0.2, steps=60),
     "wait_node_status": Backoff(1.0, 1.0, 0.3, steps=90),
+    "wait_route_entry": Backoff(1.0, 1.5, 0.3, cap_s=5.0, steps=20),
 }
 
 

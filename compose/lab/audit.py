@@ -10,6 +10,7 @@ lies in ipam's pool between pods (idle, cooling) is no leak; an ENI's addresses 
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,14 @@ from shared.contracts import eni as eni_contract
 from shared.contracts import ipam as ipam_contract
 from shared.contracts.ipam import Lease
 from shared.errors import SuiteError
+from shared.model import Mode
 from shared.rpc.client import Client
 
 TO_POD, FROM_POD = 512, 2048
 """Priorities of a pod's two rules (terway.md §5.1.3)."""
+
+RULED = (Mode.SHARED_VETH,)
+"""Modes whose pods have those rules."""
 
 
 class NodeAudit(msgspec.Struct, frozen=True):
@@ -46,6 +51,10 @@ class NodeAudit(msgspec.Struct, frozen=True):
     """the same, as the cloud has them"""
     deferred: int
     """DELs that wait in the spool"""
+    ranges: list[str] = []
+    """the node's own ranges of pod addresses, as eni_manager says that they are routed"""
+    routed: list[str] = []
+    """what the VPC delivers to the node by its route table, as the fabric's kernel has it"""
 
 
 class Audit(msgspec.Struct, frozen=True):
@@ -76,9 +85,12 @@ async def audit(layout: Layout, there: Record) -> Audit:
     problems += accounts["problems"]
     for facts in there.nodes:
         corner = layout.node(facts.name)
-        mine = [eni for eni in accounts["enis"] if eni["instance"] == facts.instance_id and eni["type"] != "Primary"]
+        own = [eni for eni in accounts["enis"] if eni["instance"] == facts.instance_id]
+        mine = [eni for eni in own if eni["type"] != "Primary"]
+        primary = next((eni["id"] for eni in own if eni["type"] == "Primary"), None)
         try:
-            nodes[facts.name] = found = await _look(corner, there, mine)
+            routed = [cidr for cidr, eni in accounts["delivered"].items() if "/" in cidr and eni == primary]
+            nodes[facts.name] = found = await _look(corner, there, mine, routed)
         except SuiteError as error:
             problems.append(f"{facts.name}: {error.message}")
             continue
@@ -106,13 +118,17 @@ def compare(found: NodeAudit, namespaces: Iterable[str] = ()) -> Iterator[str]:
     for address, devices in found.kernel.routes.items():
         if len(devices) > 1:
             yield f"route of {address} leads to {', '.join(devices)}"
-    wanted = {(priority, address) for address in addresses for priority in (TO_POD, FROM_POD)}
+    ruled = {address for lease in found.leases if lease.mode in RULED for address in lease.addresses}
+    wanted = {(priority, address) for address in ruled for priority in (TO_POD, FROM_POD)}
     rules = [(rule.priority, rule.address) for rule in found.kernel.rules]
     yield from _doubles("rule", (f"{priority}: {address}" for priority, address in rules))
     yield from _sides("rule", map(str, rules), "lease", map(str, wanted))
 
     pool, wired = set(found.pool), {a for addresses in found.enis.values() for a in addresses if ":" not in a}
+    ranges = [ip_network(cidr) for cidr in found.ranges]
+    wired |= {address for address in pool if any(ip_address(address) in cidr for cidr in ranges)}
     yield from _sides("address of ipam", pool, "address of eni_manager", wired)
+    yield from _sides("range of eni_manager", found.ranges, "route in the VPC", found.routed)
     yield from _sides("ENI of eni_manager", found.enis, "ENI in the cloud", found.cloud)
     for eni in found.enis.keys() & found.cloud.keys():
         yield from _sides(f"{eni}: address", found.enis[eni], "address in the cloud", found.cloud[eni])
@@ -135,7 +151,7 @@ def _sides(left: str, lefts: Iterable[str], right: str, rights: Iterable[str]) -
     yield from (f"{right} {name} has no {left}" for name in sorted(b - a))
 
 
-async def _look(node: NodeLayout, there: Record, mine: list[dict[str, Any]]) -> NodeAudit:
+async def _look(node: NodeLayout, there: Record, mine: list[dict[str, Any]], routed: list[str]) -> NodeAudit:
     async with runtime_of(node, there.options.runtime) as runtime:
         sandboxes = [(await runtime.inspect(sandbox_id)) for sandbox_id in await runtime.find()]
     async with Client(node.run / "ipam.sock") as ipam, Client(node.run / "eni_manager.sock") as eni:
@@ -152,6 +168,8 @@ async def _look(node: NodeLayout, there: Record, mine: list[dict[str, Any]]) -> 
         enis={view.id: sorted(_addresses(view)) for view in inventory.enis},
         cloud={eni["id"]: sorted([*eni["ipv4"], *eni["ipv6"]]) for eni in mine},
         deferred=_waiting(node.state / "spool"),
+        ranges=[one.cidr for one in inventory.ranges if one.usable],
+        routed=routed,
     )
 
 

@@ -40,6 +40,12 @@ class NodeLayout:
         return NETNS / self.netns_name
 
     @property
+    def pod_cidrs(self) -> list[str]:
+        """The node's own ranges of pod addresses, IPv4 and IPv6, in mode vpc-route."""
+        number = int(self.name.removeprefix("node"))
+        return [f"10.244.{number}.0/24", f"fd00:10:244:{number}::/64"]
+
+    @property
     def cgroup(self) -> str:
         """The parent of the cgroups of the node's pods."""
         return f"{CGROUP}/{self.lab}/{self.name}"

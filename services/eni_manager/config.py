@@ -1,6 +1,7 @@
 """Section `eni_manager` of the node's configuration, and with it Terway's `eni_conf`."""
 
 from collections.abc import Mapping
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,9 +11,9 @@ from services.eni_manager.adapters.imds import BASE_URL
 from services.eni_manager.core.preflight import OPEN_MODES, closed_gate, not_built
 from shared.config import ConfigError, load
 from shared.eni_conf import EniConf, load_eni_conf
-from shared.model import Mode
+from shared.model import Cidr, Mode
 
-DUAL_MODES = (Mode.SHARED_VETH,)
+DUAL_MODES = (Mode.SHARED_VETH, Mode.VPC_ROUTE)
 """Modes whose pods may have an IPv6 address beside the IPv4 one."""
 
 
@@ -47,6 +48,10 @@ class EniManagerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     symmetric_routing: bool = True
     """Answers to what came in by the primary interface leave by it (terway.md §5.8, where it is off): NodePorts and
     host ports of pods need it."""
+    route_table: str = ""
+    """In mode vpc-route, the VPC's route table that gets this node's entries. Empty: the VPC's own (System)."""
+    no_masquerade: tuple[Cidr, ...] = ()
+    """In mode vpc-route, destinations that see pods' own addresses, beside the VPC's range and the cluster's pods."""
     device_wait_s: float = 10.0
     """How long to wait for an attached ENI to appear in the kernel, each time (terway.md §13 R7)."""
 
@@ -71,10 +76,18 @@ class EniManagerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             for name in ("call_timeout_s", "device_wait_s")
             if getattr(self, name) <= 0
         ]
+        problems += [f"no_masquerade: {text!r} is no network" for text in self.no_masquerade if not _is_network(text)]
         if self.gather_s < 0:
             problems.append(f"gather_s: expected 0 or more, got {self.gather_s:g}")
         if problems:
             raise ValueError("\n".join(problems))
+
+
+def _is_network(text: str) -> bool:
+    try:
+        return bool(ip_network(text))
+    except ValueError:
+        return False
 
 
 class Settings(NamedTuple):

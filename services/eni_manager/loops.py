@@ -29,7 +29,7 @@ from shared.backoff import Backoff
 from shared.eni_conf import EniConf
 from shared.errors import SuiteError
 from shared.health import Condition
-from shared.model import EniId
+from shared.model import EniId, Mode
 
 VSWITCH_TTL_S: Final = 600.0
 """How long a count of free addresses is believed (terway.md §6.6)."""
@@ -242,7 +242,15 @@ class Loops:
             self._listed = True
             log.info("synced", enis=len(fleet.enis), capacity=fleet.limits.capacity, foreign=foreign)
         self._in_sync.met()
+        await self._return_what_no_pod_can_have()
         world.decide()
+
+    async def _return_what_no_pod_can_have(self) -> None:
+        """In mode vpc-route no pod is on an ENI: those that an earlier mode left go back, all of them."""
+        world = self._world
+        if world.fleet.mode is Mode.VPC_ROUTE and world.fleet.enis:
+            await world.give_back([item for eni in world.fleet.enis.values() for item in eni.slots])
+            self.poke()
 
     async def _list(self) -> list[CloudEni]:
         """What is attached here, and what bears this node's tag."""

@@ -18,17 +18,22 @@ from services.eni_manager.adapters import credentials, host, kernel
 from services.eni_manager.adapters.ecs import Ecs
 from services.eni_manager.adapters.imds import Metadata
 from services.eni_manager.adapters.journal import Journal
+from services.eni_manager.adapters.nodes import ClusterNodes
 from services.eni_manager.adapters.openapi import Endpoints, OpenApi
 from services.eni_manager.adapters.pacing import Buckets
+from services.eni_manager.adapters.vpc import Vpc
 from services.eni_manager.config import Settings
 from services.eni_manager.core import capacity, preflight
 from services.eni_manager.core.fleet import Fleet
 from services.eni_manager.core.model import InstanceType, limits
 from services.eni_manager.core.wiring.values import Node as Host
+from services.eni_manager.core.wiring.vpc_route import Nat
 from services.eni_manager.dataplane import Dataplane
 from services.eni_manager.handlers import InventoryHandlers, News
 from services.eni_manager.loops import Loops, backoffs, learn_node, learn_pauses
 from services.eni_manager.observed import Metrics
+from services.eni_manager.routes import NOTE as ROUTES_NOTE
+from services.eni_manager.routes import Routes, Surroundings
 from services.eni_manager.world import Wires, World
 from shared import log as logs
 from shared import metrics
@@ -51,12 +56,17 @@ from shared.dump import dump_pretty
 from shared.errors import Refused, SuiteError, Unavailable
 from shared.health import Health
 from shared.http import HttpFace
+from shared.kube.client import KubeClient
 from shared.lifecycle import InstanceLock
-from shared.model import Ip, Mode
+from shared.model import Cidr, Ip, Mode
 from shared.reconcile import ReconcileLoop
 from shared.rpc.server import Server
 
 DECIDE_EVERY_S = 15.0
+MODE_CHANGE_LOOK_S = 1.0
+"""How soon a mode takes effect when the last pod of another one has gone."""
+NAMED_PODS = 5
+"""So many are named where there may be a hundred."""
 
 log = logs.get(__name__)
 
@@ -93,7 +103,9 @@ async def serve(node: NodeConfig, settings: Settings, stop: asyncio.Event, *, wi
             reporter = health.reporter("wiring-repair", deadline_s=1200.0)
             own6 = host.default_source6() if settings.eni.ip_stack == "dual" else None
             own = Host(ipv4=_own_address(), ipv6=own6, mtu=settings.own.mtu)
-            wiring = Dataplane(own, journal, symmetric=settings.own.symmetric_routing, reporter=reporter)
+            # Where pods are on no ENI, all goes by the primary interface, and the mark would send answers away from pods.
+            symmetric = settings.own.symmetric_routing and settings.own.mode is not Mode.VPC_ROUTE
+            wiring = Dataplane(own, journal, symmetric=symmetric, reporter=reporter)
         await opened.enter_async_context(wiring)
         await _Service(node, settings, journal, wiring, health).run(stop)
 
@@ -114,6 +126,8 @@ def _own_address() -> Ip:
 
 class _Service:
     """One run of the service, in the order of its methods."""
+
+    _api: OpenApi
 
     def __init__(self, node: NodeConfig, settings: Settings, journal: Journal, wiring: Wiring, health: Health) -> None:
         self._node, self._settings, self._journal, self._wiring, self._health = node, settings, journal, wiring, health
@@ -170,12 +184,18 @@ class _Service:
         rpc.register(contract.WATCH, inventory.watch, long_poll=True)
         rpc.register(contract.DEMAND, inventory.demand)
         rpc.register(contract.GIVE_BACK, inventory.give_back)
-        rpc.register(contract.PLUG, self._wiring.plug)
+        rpc.register(contract.PLUG, self._plug)
         rpc.register(contract.UNPLUG, self._wiring.unplug)
         rpc.register(contract.CHECK, self._wiring.check)
         rpc.register(contract.LIMIT, self._wiring.limit)
         rpc.register(contract.ATTACHMENTS, self._attachments)
         return rpc
+
+    async def _plug(self, request: Plug) -> Plugged:
+        lease, mode = request.lease, self._fleet.mode
+        if lease.mode is not mode and all(one.lease.key != lease.key for one in await self._journal.attachments()):
+            raise Refused(f"the lease of {lease.pod} is of mode {lease.mode}, and this node's mode is {mode} by now")
+        return await self._wiring.plug(request)
 
     async def _attachments(self, request: ListAttachments) -> Attachments:
         return await self._wiring.attachments()
@@ -206,6 +226,7 @@ class _Service:
             "demand": {"total": fleet.total, "waiting": fleet.waiting},
             "limits": {"enis": fleet.limits.enis, "per_eni": fleet.limits.per_eni, "capacity": fleet.limits.capacity},
             "blocked": fleet.blocked,
+            "ranges": fleet.ranges,
             "blocks": fleet.blocks.standing(now),
             "troubles": fleet.troubles,
             "warnings": sorted(fleet.warnings.values()),
@@ -220,11 +241,14 @@ class _Service:
         own, conf = self._settings.own, self._settings.eni
         async with aiohttp.ClientSession(trust_env=False) as session:
             metadata = Metadata(session, base_url=own.metadata_url, observe=self._metrics.metadata)
+            await self._refuse_mode_change()
             world = self._world = await self._learn(session, metadata)
             if lacking := preflight.instance_lacks(self._fleet.mode, world.node.kind):
                 self._refuse_instance("; ".join(lacking))
                 return
-            async with asyncio.TaskGroup() as tasks:
+            async with AsyncExitStack() as opened, asyncio.TaskGroup() as tasks:
+                if (routes := await self._routes(opened, world, metadata)) is not None:
+                    tasks.create_task(routes.run(self._health), name="routes")
                 loops = self._loops = Loops(world, tasks, in_sync=self._in_sync)
                 loops.resume()
                 self._decide = ReconcileLoop(
@@ -242,6 +266,56 @@ class _Service:
                 )
                 tasks.create_task(self._decide.run(), name="placement")
                 tasks.create_task(compare.run(), name="comparison")
+
+    async def _refuse_mode_change(self) -> None:
+        """Wait, saying why, until no pod of another mode is left. Those there are stay wired, and end as ever."""
+        mode, said = self._fleet.mode, ""
+        while others := await self._pods_of_other_modes():
+            why = (
+                f"mode {mode} is refused while pods of another mode run here ({others}): drain the node, or set "
+                "eni_manager.mode back"
+            )
+            if why != said:
+                log.error("mode_change_refused", mode=mode, because=why)
+                self._in_sync.missing(why)
+                self._fleet.set_refused(why)
+                said = why
+            await asyncio.sleep(MODE_CHANGE_LOOK_S)
+        self._fleet.set_refused("")
+
+    async def _pods_of_other_modes(self) -> str:
+        """Pods that live and are wired otherwise than is configured, in words; empty: none."""
+        alive = {one.key for one in (await self._wiring.attachments()).attachments if one.alive}
+        leases = [one.lease for one in await self._journal.attachments() if one.lease.key in alive]
+        others = sorted({f"{lease.pod} in {lease.mode}" for lease in leases if lease.mode is not self._fleet.mode})
+        more = f" and {len(others) - NAMED_PODS} more" if len(others) > NAMED_PODS else ""
+        return ", ".join(others[:NAMED_PODS]) + more
+
+    async def _routes(self, opened: AsyncExitStack, world: World, metadata: Metadata) -> Routes | None:
+        """What keeps the route table, in mode vpc-route and where that has left entries; None: nothing does."""
+        own, conf, serving = self._settings.own, self._settings.eni, self._fleet.mode is Mode.VPC_ROUTE
+        in_sync = self._health.condition("routes")
+        if not serving:
+            in_sync.met()
+            await self._wiring.set_nat(Nat())
+            if await self._journal.noted(ROUTES_NOTE) is None:
+                return None
+        if not (self._node.kube.server and self._node.node_name):
+            why = "mode vpc-route needs the API server and this node's name: set node.kube.server and node.node_name"
+            in_sync.missing(why)
+            self._fleet.set_trouble("routes", why)
+            return None
+        client = await opened.enter_async_context(KubeClient(self._node.kube))
+        inside = (await metadata.text("vpc-cidr-block"), *own.no_masquerade)
+        return Routes(
+            world,
+            Vpc(self._api, backoffs=world.backoffs),
+            ClusterNodes(client),
+            self._node.node_name,
+            Surroundings(await metadata.text("vpc-id"), tuple(map(Cidr, inside)), own.route_table),
+            dual=conf.ip_stack == "dual",
+            in_sync=in_sync,
+        )
 
     def _refuse_instance(self, why: str) -> None:
         """Nothing is asked of the cloud. Pods that are wired stay so, and what there is no place for is told why."""
@@ -277,7 +351,7 @@ class _Service:
                     trouble=lambda action, why: self._fleet.set_trouble(f"call {action}", why),
                     attempt_timeout_s=own.call_timeout_s,
                 )
-                cloud = Ecs(api, backoffs=table)
+                self._api, cloud = api, Ecs(api, backoffs=table)
                 place = await learn_node(cloud, metadata, self._journal, conf, region)
                 break
             except SuiteError as error:

@@ -19,6 +19,7 @@ from services.eni_manager.core.model import Eni, Fact, InstanceType, SlotsMarked
 from services.eni_manager.core.node import Node
 from services.eni_manager.core.placement import VSwitch
 from services.eni_manager.core.reactions import INHIBIT_S, Reaction
+from services.eni_manager.core.wiring.vpc_route import Nat
 from shared import log as logs
 from shared.backoff import Backoff
 from shared.eni_conf import EniConf
@@ -95,6 +96,8 @@ class Wires(Protocol):
     async def wait_for_link(self, mac: Mac, timeout_s: float) -> object: ...
 
     async def ensure_eni(self, mac: Mac, subnet4: Subnet | None, subnet6: Subnet | None) -> Uplink: ...
+
+    async def set_nat(self, nat: Nat) -> None: ...
 
 
 class Notice(msgspec.Struct, frozen=True):

@@ -12,6 +12,7 @@ from services.ipam.adapters.pods import Pods
 from services.ipam.core import garbage, sizing, sufficiency
 from services.ipam.core.garbage import Suspect
 from services.ipam.core.pool import Mark
+from services.ipam.core.ranges import FROM_RANGES
 from services.ipam.core.sizing import Watermarks
 from services.ipam.driver import Ledger
 from shared import log as logs
@@ -110,7 +111,7 @@ class Demand:
     async def tell(self) -> None:
         """Say the total when it is news."""
         pool = self._ledger.pool
-        if not pool.synced or self._enis.absent:
+        if not pool.synced or self._enis.absent or pool.mode in FROM_RANGES:
             return
         counts = self.counts()
         if self._warm_up and pool.capacity and sizing.warmed_up(counts, self.watermarks(), pool.capacity):
@@ -199,6 +200,8 @@ class GiveBack:
             await asyncio.sleep(pace.interval_s * random.uniform(1 - pace.jitter, 1 + pace.jitter))  # noqa: S311
 
     async def _mark(self, why: str, number: int) -> None:
+        if self._ledger.pool.mode in FROM_RANGES:
+            return  # they are the node's own, whether they are used or not
         items = sizing.surplus(self._ledger.pool, number, self._ledger.clock())
         if items:
             log.info(why, number=number, giving_back=items)

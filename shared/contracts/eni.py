@@ -3,7 +3,7 @@
 import msgspec
 
 from shared.contracts.ipam import Bandwidth, Lease
-from shared.model import AttachmentKey, EniId, Ip, Mac, Mode, Subnet
+from shared.model import AttachmentKey, Cidr, EniId, Ip, Mac, Mode, Subnet
 from shared.rpc.method import Method
 
 # ---- inventory: what the cloud has given this node, as ipam's pool sees it
@@ -39,6 +39,13 @@ class EniView(msgspec.Struct, frozen=True):
     """IPv6 addresses of the ENI that are in no pair, for people: the next pairs take them."""
 
 
+class PodRange(msgspec.Struct, frozen=True):
+    """A range of pod addresses that is the node's own. `usable`: the VPC routes it to the node."""
+
+    cidr: Cidr
+    usable: bool = True
+
+
 class Inventory(msgspec.Struct, frozen=True):
     """Everything at one moment. `epoch` changes when eni_manager restarts, `generation` with every change.
 
@@ -61,6 +68,8 @@ class Inventory(msgspec.Struct, frozen=True):
     """What people should mend though pods are served: a sentence each, as long as it is so."""
     dual: bool = True
     """Leases have the IPv6 addresses of their items. False: pods are given IPv4 only, whatever an item still has."""
+    ranges: list[PodRange] = []
+    """In mode vpc-route, where pods' addresses come from instead of ENIs, the IPv4 one first."""
 
 
 class Watch(msgspec.Struct, frozen=True):

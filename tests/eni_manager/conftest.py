@@ -17,6 +17,7 @@ from compose.lab.cloud import CLOUD, Account, Cloud, NullFabric, build_app
 from compose.lab.cloud.core.layout import Layout
 from compose.lab.cloud.core.model import AccessKey, Delays, Instance
 from services.eni_manager.config import EniManagerConfig, Settings
+from services.eni_manager.core.wiring.vpc_route import Nat
 from services.eni_manager.service import serve
 from shared.backoff import TABLE, Backoff
 from shared.config import NodeConfig
@@ -81,6 +82,9 @@ class NoKernel:
     async def ensure_eni(self, mac: Mac, subnet4: Subnet | None, subnet6: Subnet | None) -> Uplink:
         self.wired.append(mac)
         return Uplink("eth1")
+
+    async def set_nat(self, nat: Nat) -> None:
+        self.nat = nat
 
     async def plug(self, request: Plug) -> Plugged:
         raise NotImplementedError

@@ -155,6 +155,15 @@ class Journal:
         """The intent whose outcome is not known, if there is one."""
         return await self._db.read(lambda c: _open_intent(c, eni, action))
 
+    async def open_intents(self, eni: str) -> list[Intent]:
+        """All intents about a subject whose outcome is not known, oldest first."""
+
+        def read(c: sqlite3.Connection) -> list[Intent]:
+            rows = c.execute("SELECT action FROM intent WHERE eni = ? AND ended IS NULL ORDER BY number", (eni,))
+            return [intent for row in rows if (intent := _open_intent(c, eni, row["action"])) is not None]
+
+        return await self._db.read(read)
+
     async def recent(self, most: int = 50) -> list[dict[str, Any]]:
         """The latest intents, newest first, for people."""
 

@@ -30,7 +30,7 @@ from services.eni_manager.core.wiring.standing import SeenLink, Standing, belong
 from services.eni_manager.core.wiring.symmetric import ruleset, symmetric, without_ruleset
 from services.eni_manager.core.wiring.values import EniLink, Item, Node, Priority, Route, Shaper, Side, Wiring
 from services.eni_manager.core.wiring.veth import host_cidr, uplink
-from services.eni_manager.core.wiring.vpc_route import masquerade
+from services.eni_manager.core.wiring.vpc_route import Nat, masquerade
 from shared.contracts.ipam import Lease
 from shared.crashpoint import crashpoint
 from shared.errors import NotFound, Unavailable
@@ -104,10 +104,9 @@ class Plumbing:
             nft.apply(ruleset(link.name) if wanted else without_ruleset())
         return [str(change) for change in todo]
 
-    def ensure_masquerade(self) -> None:
+    def ensure_masquerade(self, nat: Nat) -> None:
         """Have pods' packets to elsewhere bear the node's address, where pods have addresses of the node's range."""
-        if self._node.pod_cidr is not None:
-            nft.apply(masquerade(self._node.pod_cidr))
+        nft.apply(masquerade(nat))
 
     # ---- one sandbox
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from services.eni_manager.core.machine import LEAVING, State
 from services.eni_manager.core.model import Eni, Fact, Limits, SlotState, apply
 from services.eni_manager.core.placement import Blocks, Plan, ipv6_of
-from shared.contracts.eni import EniAddress, EniView, Inventory
+from shared.contracts.eni import EniAddress, EniView, Inventory, PodRange
 from shared.model import Mode
 
 
@@ -28,6 +28,10 @@ class Fleet:
         self.plan = Plan()
         self.troubles: dict[str, str] = {}
         self.warnings: dict[str, str] = {}
+        self.ranges: tuple[PodRange, ...] = ()
+        """Of mode vpc-route; empty until they are known."""
+        self.refused = ""
+        """Why the mode may not run here now; empty: it may."""
 
     def apply(self, facts: Iterable[Fact]) -> None:
         """Take over facts that the journal has written."""
@@ -50,6 +54,18 @@ class Fleet:
         """What the instance type allows, less what foreign ENIs take."""
         if self.limits != limits:
             self.limits = limits
+            self.changed()
+
+    def set_refused(self, why: str) -> None:
+        """The mode may not run, so nothing is given to pods; empty: it may."""
+        if self.refused != why:
+            self.refused = why
+            self.changed()
+
+    def set_ranges(self, ranges: tuple[PodRange, ...]) -> None:
+        """The node's pod ranges, and whether the VPC routes them here."""
+        if self.ranges != ranges:
+            self.ranges = ranges
             self.changed()
 
     def set_plan(self, plan: Plan) -> None:
@@ -92,6 +108,11 @@ class Fleet:
     @property
     def blocked(self) -> str:
         """Why demand cannot be met now; empty while nothing is in the way."""
+        if self.refused:
+            return self.refused
+        if self.mode is Mode.VPC_ROUTE:
+            routed = self.ranges and all(one.usable for one in self.ranges)
+            return "" if routed else "; ".join(sorted(set(self.troubles.values())))
         if self.plan.blocked:
             return self.plan.blocked
         held = sum(eni.count((SlotState.VALID,)) for eni in self.enis.values() if eni.state is State.READY)
@@ -103,17 +124,20 @@ class Fleet:
         return Inventory(
             epoch=self.epoch,
             generation=self.generation,
-            synced=self.synced,
+            synced=not self.refused and (bool(self.ranges) if self.mode is Mode.VPC_ROUTE else self.synced),
             mode=self.mode,
             capacity=self.limits.capacity,
             enis=[
-                _view(eni, dual=self.dual) for _, eni in sorted(self.enis.items()) if eni.id is not None and eni.slots
+                _view(eni, dual=self.dual)
+                for _, eni in sorted(self.enis.items())
+                if eni.id is not None and eni.slots and not self.refused
             ],
             blocked=self.blocked,
             blocked_retry_after=None if retry_at is None else max(0.0, retry_at - now),
             addresses_per_eni=self.limits.per_eni,
             warnings=sorted(self.warnings.values()),
-            dual=self.dual,
+            ranges=list(self.ranges),
+            dual=self.dual or self.mode is Mode.VPC_ROUTE,  # whose ranges are those that pods may have
         )
 
 

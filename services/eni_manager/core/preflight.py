@@ -15,7 +15,7 @@ from shared.model import Mode
 OPEN_MODES = (Mode.SHARED_VETH, Mode.VPC_ROUTE)
 """What needs nobody's permission; the others are off until an operator lists them."""
 
-NOT_BUILT = frozenset({Mode.SHARED_IPVLAN, Mode.EXCLUSIVE_ENI, Mode.VPC_ROUTE})
+NOT_BUILT = frozenset({Mode.SHARED_IPVLAN, Mode.EXCLUSIVE_ENI})
 """Modes that no service here can run yet; whoever builds one takes it out."""
 
 

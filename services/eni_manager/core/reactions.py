@@ -22,7 +22,7 @@ class Reaction(StrEnum):
     NO_ADDRESSES = "no_addresses"
     """The vSwitch is exhausted: mark it empty, try another."""
     NO_QUOTA = "no_quota"
-    """A quota of addresses is used up: leave it be for a while."""
+    """A quota of addresses or route entries is used up: leave it be for a while."""
     NO_ENI_SLOT = "no_eni_slot"
     """The instance cannot take one more ENI: dispose of the new one, create none for a while."""
     ENI_FULL = "eni_full"
@@ -49,6 +49,11 @@ REACTIONS: dict[str, Reaction] = {
     "IncorrectVSwitchStatus": R.AGAIN,
     "LastTokenProcessing": R.AGAIN,
     "SignatureNonceUsed": R.AGAIN,
+    "IncorrectRouteEntryStatus": R.AGAIN,
+    "IncorrectStatus.RouteTable": R.AGAIN,
+    "InvalidCidrBlock.Duplicate": R.LOOK,
+    "InvalidRouteEntry.NotFound": R.GONE,
+    "QuotaExceeded.RouteEntry": R.NO_QUOTA,
     "InvalidOperation.InvalidEniState": R.LOOK,
     "InvalidOperation.InvalidEcsState": R.AGAIN,
     "IdempotentFailed": R.NEW_TOKEN,

@@ -121,7 +121,7 @@ def choose_host_link(pool: Pool, wish: Wish) -> str:
 def shortage(pool: Pool, now: float) -> str:
     """Why nothing is idle, in one sentence for the pod's events."""
     if not pool.synced:
-        return "eni_manager has not compared this node's addresses with the cloud yet"
+        return pool.blocked or "eni_manager has not compared this node's addresses with the cloud yet"
     states = [pool.state(item, now) for item in pool.items]
     cooling = states.count(ItemState.COOLING)
     taken = sum(state in (ItemState.LEASED, ItemState.GRANTING, ItemState.RELEASING) for state in states)

@@ -40,6 +40,7 @@ from enum import StrEnum
 
 import msgspec
 
+from services.ipam.core.ranges import expanded
 from shared.contracts.eni import EniView, Inventory
 from shared.contracts.ipam import Lease
 from shared.model import AttachmentKey, EniId, Ip, Mode, PodKey
@@ -242,6 +243,7 @@ class Pool:
 
     def observe(self, inventory: Inventory, now: float) -> None:
         """Take over an inventory."""
+        inventory = expanded(inventory)
         # The cloud may give an address again that it took from another ENI of ours: then it is where it is usable.
         every = sorted((item for eni in inventory.enis for item in _items(eni)), key=lambda item: not item.gone)
         listed = {item.id: item for item in every}

@@ -24,6 +24,7 @@ import msgspec
 from services.eni_manager.adapters import netns
 from services.eni_manager.adapters.netlink_wire import frames
 from services.eni_manager.core.wiring.values import Node
+from services.eni_manager.core.wiring.vpc_route import Nat
 from services.eni_manager.dataplane import AttachmentStore, Dataplane
 from shared.contracts.eni import Check, Plug, Unplug
 from shared.contracts.ipam import Bandwidth, Lease
@@ -273,8 +274,11 @@ async def running(
     store: AttachmentStore, *, linger_s: float = 0.01, symmetric: bool = False, pod_cidr: Cidr | None = None
 ) -> AsyncIterator[Dataplane]:
     """A dataplane of the node, with its loops; leaving it stops both as a service would."""
-    node = Node(NODE_IP, NODE_IP6, pod_cidr=pod_cidr)
-    async with Dataplane(node, store, linger_s=linger_s, repair_s=3600.0, symmetric=symmetric) as dataplane:
+    node = Node(NODE_IP, NODE_IP6)
+    nat = None if pod_cidr is None else Nat(sources=frozenset({pod_cidr}), inside=frozenset({pod_cidr}))
+    async with Dataplane(
+        node, store, linger_s=linger_s, repair_s=3600.0, symmetric=symmetric, nat=nat
+    ) as dataplane:
         await dataplane.ensure_eni(ENI_MAC, SUBNET)
         loops = asyncio.create_task(dataplane.run())
         try:

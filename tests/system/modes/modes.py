@@ -57,6 +57,7 @@ class Traits:
 
 MODES: Mapping[Mode, Traits] = {
     Mode.SHARED_VETH: Traits({**VETH, **SHARED_ENI}),
+    Mode.VPC_ROUTE: Traits(VETH),
 }
 
 

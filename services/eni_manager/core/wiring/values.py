@@ -201,13 +201,11 @@ class EniLink(msgspec.Struct, frozen=True):
 class Node(msgspec.Struct, frozen=True):
     """What wiring has to know of the node: the primary addresses (source of the default route) and the usual MTU.
 
-    `pod_cidr`: the cluster's range of pod addresses in mode vpc-route; from there to elsewhere is masqueraded.
     """
 
     ipv4: Ip | None = None
     ipv6: Ip | None = None
     mtu: int = 1500
-    pod_cidr: Cidr | None = None
 
 
 class Wiring(msgspec.Struct, frozen=True):

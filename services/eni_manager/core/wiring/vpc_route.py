@@ -6,6 +6,11 @@ host cali…    podIP dev cali… scope link     (table main)
      nft      from a pod to what is no pod: masqueraded     (table ip terway_brb_masq, once per node)
 """
 
+from collections.abc import Iterable
+from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_network
+
+import msgspec
+
 from services.eni_manager.core.wiring.values import Node, Wiring
 from services.eni_manager.core.wiring.veth import host_side, pair_of, pod_side
 from shared.contracts.ipam import Lease
@@ -21,14 +26,37 @@ def vpc_route(lease: Lease, node: Node, *, mtu: int | None = None) -> Wiring:
     return Wiring(key=lease.key, mode=lease.mode, veth=pair, host=host_side(lease, pair), pod=pod_side(lease, pair))
 
 
-def masquerade(pod_cidr: Cidr) -> str:
+class Nat(msgspec.Struct, frozen=True):
+    """Packets from `sources` to anywhere but `inside` bear the node's address when they leave it; empty: none does."""
+
+    sources: frozenset[Cidr] = frozenset()
+    inside: frozenset[Cidr] = frozenset()
+
+
+def masquerade(nat: Nat) -> str:
     """Outbound NAT as one nft transaction that replaces what was there."""
-    return f"""table ip {NFT_TABLE}
-delete table ip {NFT_TABLE}
-table ip {NFT_TABLE} {{
+    return "".join(_table(family, nat) for family in ("ip", "ip6"))
+
+
+def _table(family: str, nat: Nat) -> str:
+    version = 4 if family == "ip" else 6
+    sources, inside = _ranges(nat.sources, version), _ranges(nat.inside, version)
+    text = f"table {family} {NFT_TABLE}\ndelete table {family} {NFT_TABLE}\n"
+    if not sources:
+        return text
+    elsewhere = f"{family} daddr != {{ {inside} }} " if inside else ""
+    return f"""{text}table {family} {NFT_TABLE} {{
     chain postrouting {{
         type nat hook postrouting priority srcnat
-        ip saddr {pod_cidr} ip daddr != {pod_cidr} masquerade
+        {family} saddr {{ {sources} }} {elsewhere}masquerade
     }}
 }}
 """
+
+
+def _ranges(cidrs: Iterable[Cidr], version: int) -> str:
+    """Those of one family as an nft set, which takes no ranges that lie in one another."""
+    networks = [ip_network(cidr) for cidr in cidrs]
+    if version == 4:
+        return ", ".join(map(str, collapse_addresses(one for one in networks if isinstance(one, IPv4Network))))
+    return ", ".join(map(str, collapse_addresses(one for one in networks if isinstance(one, IPv6Network))))
