@@ -11,6 +11,7 @@ import itertools
 import math
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self, TypeVar
@@ -18,8 +19,8 @@ from typing import Final, Self, TypeVar
 import msgspec
 
 from services.ipam.core.pool import Promise
-from shared.contracts.ipam import Lease
 from shared import log as logs
+from shared.contracts.ipam import Lease
 from shared.crashpoint import crashpoint
 from shared.errors import Internal, Refused, Unavailable
 from shared.model import AttachmentKey, Ip, PodKey
@@ -27,9 +28,9 @@ from shared.sqlite import Database
 
 T = TypeVar("T")
 
-MIGRATIONS: Final = (
 log = logs.get(__name__)
 
+MIGRATIONS: Final = (
     """
     CREATE TABLE leases (
         network      TEXT NOT NULL CHECK (network = json_extract(lease, '$.key.network')),
@@ -165,7 +166,6 @@ class Store:
 
         await self._write(write, f"lease {item} to {lease.pod}", outlasts_power=False)
 
-    async def relimit(self, lease: Lease) -> None:
     async def adopt(self, lease: Lease, item: Ip) -> None:
         """A sandbox has this address already, whatever is written here. Internal: another lease has it."""
         text, key = msgspec.json.encode(lease).decode(), lease.key
@@ -182,6 +182,7 @@ class Store:
 
         await self._write(write, f"adopt the lease of {item} to {lease.pod}", outlasts_power=False)
 
+    async def relimit(self, lease: Lease) -> None:
         """The sandbox has other limits."""
         text, key = msgspec.json.encode(lease).decode(), lease.key
 
@@ -258,6 +259,32 @@ class Store:
             raise Internal(f"the database refuses to {doing}: {error}") from error
         except sqlite3.Error as error:
             raise Unavailable(f"the database cannot {doing}: {error}") from error
+
+
+def _broken(error: BaseException | None) -> bool:
+    """Is the file's content at fault, and not the disk or the rights?"""
+    codes = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+    return isinstance(error, sqlite3.DatabaseError) and (error.sqlite_errorcode & 0xFF) in codes
+
+
+def _damage(connection: sqlite3.Connection) -> str:
+    """What SQLite finds wrong with the file; empty: nothing."""
+    try:
+        [said] = connection.execute("PRAGMA quick_check(1)").fetchone()
+    except sqlite3.DatabaseError as error:
+        if not _broken(error):
+            raise
+        return str(error)
+    return "" if said == "ok" else str(said)
+
+
+def _set_aside(path: Path) -> Path:
+    """Rename the file, and what SQLite keeps beside it, for people; the first free name is taken."""
+    number = next(n for n in itertools.count(1) if not path.with_name(f"{path.name}.broken-{n}").exists())
+    for suffix in ("-wal", "-shm", ""):
+        with suppress(FileNotFoundError):
+            path.with_name(path.name + suffix).rename(path.with_name(f"{path.name}.broken-{number}{suffix}"))
+    return path.with_name(f"{path.name}.broken-{number}")
 
 
 _ALL_LEASES: Final = "SELECT lease FROM leases ORDER BY network, container_id, ifname"
