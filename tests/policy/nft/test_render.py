@@ -1,0 +1,150 @@
+"""The table that grew by increments is the table from scratch, and every change is one that a kernel takes."""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.policy.core import messages as m
+from services.policy.core.graph import Graph
+from services.policy.core.nft.model import Change, Table, difference, whole
+from services.policy.core.nft.render import Renderer
+from services.policy.core.nft.settings import Attachment, Settings
+from services.policy.core.profiles import FELIX_CURRENT, PROFILES
+from services.policy.core.state import State
+from tests.policy.nft.kernel import Kernel
+from tests.policy.universes import HOST, Dice
+
+SEQUENCES = int(os.environ.get("TERWAY_POLICY_SEQUENCES", "500")) // 2
+pytestmark = pytest.mark.timeout(120 + SEQUENCES // 2)
+
+WORKLOADS = [m.WorkloadEndpointID("k8s", f"n/{number}", "eth0") for number in range(4)]
+LINKS = ("cali1", "cali2", "other")
+
+
+def same(one: Table, other: Table) -> None:
+    """Equal but for order and for sets without elements being listed or not."""
+    assert dict(one.chains) == dict(other.chains)
+    assert dict(one.sets) == dict(other.sets)
+    assert {n: set(e) for n, e in one.elements.items() if e} == {n: set(e) for n, e in other.elements.items() if e}
+
+
+def copy(table: Table) -> Table:
+    """A table that does not change with the next flush."""
+    elements = {name: frozenset(held) for name, held in table.elements.items()}
+    return Table(chains=dict(table.chains), sets=dict(table.sets), elements=elements)
+
+
+def messages_of(state: State) -> Iterator[m.Message]:
+    """A state as a calculation that starts now would say it."""
+    for set_id, held in state.sets.items():
+        yield m.IPSetUpdate(set_id, held.type, tuple(held.members))
+    for policy_id, policy in state.policies.items():
+        yield m.ActivePolicyUpdate(policy_id, policy)
+    for name, profile in state.profiles.items():
+        yield m.ActiveProfileUpdate(m.ProfileID(name), profile)
+    for workload_id, workload in state.workloads.items():
+        yield m.WorkloadEndpointUpdate(workload_id, workload)
+    for host_id, host in state.hosts.items():
+        yield m.HostEndpointUpdate(host_id, host)
+
+
+class Run:
+    """A renderer with a kernel behind it, and beside them what is true now."""
+
+    def __init__(self, wanted: Settings) -> None:
+        self.settings = wanted
+        self.renderer = Renderer(wanted)
+        self.kernel = Kernel()
+        self.state = State()
+        self.attached: dict[str, Attachment] = {}
+        self.interfaces: dict[str, Sequence[str]] = {}
+
+    def take(self, said: Iterable[m.Message]) -> None:
+        for message in said:
+            self.renderer.take(message)
+            self.state.apply([message])
+
+    def local(self, random: Random) -> None:
+        """Something happens on the host itself."""
+        link = random.choice(LINKS)
+        match random.randrange(4):
+            case 0:
+                addresses = tuple(random.sample(("10.0.0.1", "10.0.0.2", "fd00::1"), random.randint(0, 2)))
+                one = Attachment(link, addresses, random.choice(WORKLOADS), random.random() < 0.3)
+                self.attached[link] = one
+                self.renderer.attach(one)
+            case 1:
+                self.attached.pop(link, None)
+                self.renderer.detach(link)
+            case _:
+                self.interfaces = {"eth0": ("10.0.0.1",), "eth1": random.sample(("10.0.0.2", "10.0.0.3"), 1)}
+                self.renderer.interfaces(self.interfaces)
+
+    def flush(self) -> Change:
+        before = copy(self.renderer.table)
+        change = self.renderer.flush()
+        self.kernel.load(change.text())
+        same(self.kernel.table, self.renderer.table)
+        assert change.empty() == difference(before, self.renderer.table).empty()
+        assert self.renderer.flush().empty(), "there was nothing left to say"
+        return change
+
+    def from_scratch(self) -> Table:
+        fresh = Renderer(self.settings)
+        for message in messages_of(self.state):
+            fresh.take(message)
+        for one in self.attached.values():
+            fresh.attach(one)
+        fresh.interfaces(self.interfaces)
+        fresh.flush()
+        return fresh.table
+
+
+@settings(max_examples=SEQUENCES, deadline=None)
+@given(
+    seed=st.integers(0, 2**64),
+    steps=st.integers(1, 40),
+    profile=st.sampled_from([*PROFILES.values()]),
+    families=st.sampled_from([(4, 6), (4,), (6,)]),
+)
+def test_increments_end_where_a_fresh_start_ends(seed, steps, profile, families) -> None:  # type: ignore[no-untyped-def]
+    run, dice, graph = Run(Settings(families=families)), Dice(seed), Graph(HOST, profile)
+    graph.in_sync()
+    for change in dice.changes(steps):
+        graph.update(*change)
+        if dice.random.random() < 0.2:
+            run.local(dice.random)
+        if dice.random.random() < 0.5:
+            run.take(graph.flush())
+        if dice.random.random() < 0.3:
+            run.flush()
+    run.take(graph.flush())
+    run.flush()
+    same(run.renderer.table, run.from_scratch())
+
+
+@settings(max_examples=SEQUENCES // 4, deadline=None)
+@given(seed=st.integers(0, 2**64), before=st.integers(0, 30), after=st.integers(0, 30))
+def test_the_difference_of_any_two_tables_leads_from_one_to_the_other(seed: int, before: int, after: int) -> None:
+    dice = Dice(seed)
+    tables = []
+    for steps in (before, after):
+        graph, renderer = Graph(HOST, FELIX_CURRENT), Renderer()
+        graph.in_sync()
+        for change in dice.changes(steps):
+            graph.update(*change)
+        for message in graph.flush():
+            renderer.take(message)
+        renderer.flush()
+        tables.append(renderer.table)
+    kernel = Kernel()
+    kernel.load(whole(tables[0]).text())
+    same(kernel.table, tables[0])
+    kernel.load(difference(*tables).text())
+    same(kernel.table, tables[1])
+    kernel.load(whole(tables[0]).text())
+    same(kernel.table, tables[0])
