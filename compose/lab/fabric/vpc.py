@@ -16,15 +16,17 @@ from typing import ParamSpec, Self, TypeVar
 import msgspec
 
 from compose.lab.cloud.core.model import SecurityGroup
-from compose.lab.fabric import conntrack, firewall, kernel, names, neighbours, script, survey
+from compose.lab.fabric import conntrack, firewall, homecoming, kernel, names, neighbours, script, survey
 from compose.lab.fabric.groups import chains, members, no_chains
 from compose.lab.fabric.netns import enter
 from compose.lab.fabric.port import Port
 from compose.lab.fabric.script import Plan
 from compose.lab.fabric.survey import Counters, Link
+from shared import log as logs
 from shared.errors import NotFound
 from shared.model import Cidr, Ip, Mac
 
+log = logs.get(__name__)
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -54,6 +56,8 @@ class VpcFabric:
         self._routes: dict[Cidr, str] = {}
         """The VPC's route table: destination to ENI, plugged in or not."""
         self._neighbours = neighbours.Neighbours(self.ports, script.GATEWAY_MAC)
+        self._departures = homecoming.Departures(self._link_gone, self._any_link_gone)
+        self._coming_home: set[asyncio.Task[None]] = set()
         self._thread: ThreadPoolExecutor | None = None
 
     async def __aenter__(self) -> Self:
@@ -64,6 +68,7 @@ class VpcFabric:
         try:
             await self.inside_vpc(self._build)
             self._neighbours.open(await self.inside_vpc(neighbours.listen))
+            self._departures.open(await self.inside_vpc(homecoming.listen))
         except BaseException:
             await self.close()
             raise
@@ -77,6 +82,10 @@ class VpcFabric:
     async def close(self) -> None:
         """Remove everything."""
         self._neighbours.close()
+        self._departures.close()
+        for task in tuple(self._coming_home):
+            task.cancel()
+        await asyncio.gather(*self._coming_home, return_exceptions=True)
         if self._thread is not None:
             await asyncio.to_thread(self._thread.shutdown)
             self._thread = None
@@ -137,9 +146,9 @@ class VpcFabric:
             lines = self._change(None, port)
             await self.inside_vpc(self._plug, port, lines, primary)
 
-    def _plug(self, port: Port, lines: list[str], primary: bool) -> None:
+    def _plug(self, port: Port, lines: list[str], primary: bool, prefix: str = "eth") -> None:
         namespace = self._nodes[port.node]
-        device = kernel.inside(namespace, _free_device)
+        device = kernel.inside(namespace, functools.partial(_free_device, prefix))
         kernel.nft(lines)
         kernel.ip(script.plug_link(port, device=device, namespace=namespace) + script.ways(None, port))
         kernel.write_sysctls(script.port_sysctls(port))
@@ -151,6 +160,26 @@ class VpcFabric:
         self._guards.pop(eni, None)
         if (port := self.ports.get(eni)) is not None:
             await self.inside_vpc(_unplug, port, self._change(port, None))
+
+    def _any_link_gone(self) -> None:
+        for eni in tuple(self.ports):
+            self._link_gone(eni)
+
+    def _link_gone(self, name: str) -> None:
+        """An ENI that is still plugged in as far as the cloud is concerned comes home to its node."""
+        if (port := self.ports.get(name)) is not None and port.node in self._nodes:
+            task = asyncio.get_running_loop().create_task(self.inside_vpc(self._come_home, port), name=f"home-{name}")
+            self._coming_home.add(task)
+            task.add_done_callback(self._came_home)
+
+    def _came_home(self, task: asyncio.Task[None]) -> None:
+        self._coming_home.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.warning("eni_not_home", task=task.get_name(), because=str(error))
+
+    def _come_home(self, port: Port) -> None:
+        if port.eni not in _device_names():
+            self._plug(port, [], primary=False, prefix="dev")
 
     async def assign(self, eni: str, addresses: tuple[Ip | Cidr, ...]) -> None:
         """Packets from and for these addresses and prefixes pass from now on."""
@@ -287,6 +316,6 @@ def _device_names() -> set[str]:
     return {name for _, name in socket.if_nameindex()}
 
 
-def _free_device() -> str:
+def _free_device(prefix: str) -> str:
     taken = _device_names()
-    return next(name for name in (f"eth{i}" for i in range(len(taken) + 1)) if name not in taken)
+    return next(name for name in (f"{prefix}{i}" for i in range(len(taken) + 1)) if name not in taken)
