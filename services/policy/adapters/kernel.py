@@ -103,6 +103,11 @@ class Workshop:
         self._compiler.prepare(wanted.chains.values(), wanted.sets.values(), wanted.sets)
         return summary(repairs(look(self._socket, wanted.name, ignoring=_dynamic(wanted)), wanted, self._compiler))
 
+    @property
+    def compiled(self) -> int:
+        """Rules that are kept in the kernel's form."""
+        return self._compiler.size
+
     def generation(self) -> int:
         """The node's generation."""
         return self._socket.generation()

@@ -48,17 +48,12 @@ Name = tuple[str, str]
 
 
 def wanted(compat: Compat) -> dict[Name, type[objects.Object]]:
-    """The kinds that a compat profile reads; what it would ignore is not even watched.
-
-    Administrators' policies are, in every profile: there are few, and whoever wrote one must hear that it does nothing.
+    """The kinds that a compat profile reads. What is written to decide about traffic is watched in every profile: there
+    is little of it, and whoever wrote some that does nothing must hear so.
     """
     ignored: set[type[objects.Object]] = {objects.Service}  # a rule's Service is known by its EndpointSlices
     if not compat.services:
         ignored.add(objects.EndpointSlice)
-    if not compat.network_sets:
-        ignored.add(objects.NetworkSet)
-    if not compat.tiers:
-        ignored.add(objects.Tier)
     return {(_group(group), kind): struct for (group, kind), struct in objects.KINDS.items() if struct not in ignored}
 
 

@@ -28,7 +28,7 @@ from services.policy.adapters.nfnetlink_wire import (
     number,
     text,
 )
-from services.policy.adapters.nft_compiler import UNNAMED, Compiler, referring
+from services.policy.adapters.nft_compiler import UNNAMED, Compiler, referring, same_kind
 from services.policy.adapters.nft_elements import Item
 from services.policy.adapters.nft_seen import HOOKS, Seen, hook_of
 from services.policy.core.nft.model import Chain, Change, Element, Hook, Set, Table
@@ -102,7 +102,7 @@ def wanted_items(wanted: Table) -> Iterator[tuple[str, list[Item]]]:
 def repairs(seen: Seen, wanted: Table, compiler: Compiler) -> Plan:
     """What makes `wanted` of what the kernel shows; everything of `wanted` must be prepared."""
     for name, one in wanted.sets.items():
-        if name in seen.sets and seen.sets[name] != compiler.definition(one):
+        if name in seen.sets and not same_kind(seen.sets[name], compiler.definition(one)):
             return complete(wanted)
     for name, chain in wanted.chains.items():
         if name in seen.chains and seen.chains[name].hook != hook_of(chain.hook):

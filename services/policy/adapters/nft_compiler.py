@@ -34,11 +34,14 @@ from shared.errors import Internal
 
 SET_NAME, SET_FLAGS = 2, 3
 ANONYMOUS: Final = 1
+DYNAMIC: Final = 0x20
+_SET_DESCRIPTION: Final = 9
 _DEFINING: Final = frozenset((3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 15, 17, 18))
 """Attributes of a set that say what it is; not its name, handle, or how much is in it."""
 _RULE_TABLE, _RULE_CHAIN, _RULE_EXPRESSIONS, _RULE_USERDATA = 1, 2, 4, 7
 _EXPRESSION_NAME, _EXPRESSION_DATA = 1, 2
 _LOOKUP_SET, _LOOKUP_SET_ID = 1, 4
+_DYNSET_TIMEOUT: Final = 6
 UNNAMED: Final = "__set%d"
 """The kernel puts a number for the `%d`."""
 _STATEFUL: Final = frozenset(("counter", "quota", "last"))
@@ -183,6 +186,17 @@ def is_anonymous(definition: bytes) -> bool:
     return bool(be32(mapping(definition).get(SET_FLAGS)) & ANONYMOUS)
 
 
+def same_kind(one: bytes, other: bytes) -> bool:
+    """Whether two definitions are of the same set. One that rules fill gets a size from the kernel with the first."""
+    return one == other or _unsized(one) == _unsized(other)
+
+
+def _unsized(definition: bytes) -> bytes:
+    if not be32(mapping(definition).get(SET_FLAGS)) & DYNAMIC:
+        return definition
+    return b"".join(raw for kind, raw in pieces(definition) if kind != _SET_DESCRIPTION)
+
+
 def inner_sets(socket: NfSocket, table: str) -> dict[str, Inner]:
     """The sets of a table that are parts of rules, by the names that the kernel gave them."""
     return {
@@ -203,7 +217,7 @@ def element_lists(socket: NfSocket, table: str, called: str) -> Iterator[bytes]:
 def rule_of(body: bytes, inner: Mapping[str, Inner]) -> Rule:
     """What the kernel shows of a rule."""
     shown = mapping(body)
-    expressions, userdata = shown.get(_RULE_EXPRESSIONS, b""), shown.get(_RULE_USERDATA, b"")
+    expressions, userdata = _sendable(shown.get(_RULE_EXPRESSIONS, b"")), shown.get(_RULE_USERDATA, b"")
     used: list[Inner] = []
     digest = hashlib.blake2b(userdata, digest_size=16)
     for _, expression in attributes(expressions):
@@ -219,6 +233,22 @@ def rule_of(body: bytes, inner: Mapping[str, Inner]) -> Rule:
             data = b"".join(raw for kind, raw in pieces(data) if kind != _LOOKUP_SET)
         digest.update(data)
     return Rule(expressions, userdata, tuple(used), digest.digest())
+
+
+def _sendable(expressions: bytes) -> bytes:
+    """Expressions as they may be sent: of a set that rules fill, the kernel shows a timeout that it would refuse."""
+    if b"dynset" not in expressions:
+        return expressions
+    entries = []
+    for kind, expression in attributes(expressions):
+        held = mapping(expression)
+        if string(held[_EXPRESSION_NAME]) == "dynset":
+            data = b"".join(
+                raw for one, raw in pieces(held[_EXPRESSION_DATA]) if not (one == _DYNSET_TIMEOUT and not any(raw[4:]))
+            )
+            expression = text(_EXPRESSION_NAME, "dynset") + nested(_EXPRESSION_DATA, data)
+        entries.append(nested(kind, expression))
+    return b"".join(entries)
 
 
 def referring(expressions: bytes, ids: Mapping[str, int]) -> bytes:

@@ -64,7 +64,12 @@ def look(socket: NfSocket, table: str, *, ignoring: frozenset[str] = frozenset()
             chains[name] = SeenChain(_place(shown), tuple(rules.get(name, ())))
     sets = {name: definition for name, definition in definitions(socket, table) if not is_anonymous(definition)}
     items = {
-        name: frozenset(item for listed in element_lists(socket, table, name) for item in read(listed))
+        name: frozenset(
+            item
+            for listed in element_lists(socket, table, name)
+            for item in read(listed)
+            if not item.end or any(item.key)  # nft itself marks the end of a nothing before the first interval
+        )
         for name in sets
         if name not in ignoring
     }
