@@ -11,6 +11,7 @@ import os
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from types import SimpleNamespace
 
 import pytest
 import pytest_asyncio
@@ -27,8 +28,8 @@ from shared.contracts.ipam import Bandwidth
 from shared.errors import SuiteError
 from shared.kube.access import KubeAddress
 from shared.kube.client import KubeClient
-from shared.kube.resources import PODS
-from shared.model import PodKey
+from shared.kube.resources import NODES, PODS
+from shared.model import Mode, PodKey
 from shared.rpc.client import Client
 from tests.crash.points import SERVICE_OF, crash_points
 
@@ -132,11 +133,20 @@ class Site:
         await until(missing, what="idle addresses go back", within_s=PATIENCE_S)
 
 
+MODES = {"eni.route.": Mode.VPC_ROUTE}
+"""Points that another mode than the usual one comes to, by the beginning of their names."""
+
+
+def mode_of(point: str) -> Mode:
+    return next((mode for prefix, mode in MODES.items() if point.startswith(prefix)), Mode.SHARED_VETH)
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def site() -> AsyncIterator[Site]:
-    layout = Layout.of(f"crash{os.getpid()}")  # two runs at a time do not share a lab
+async def site(request: SimpleNamespace) -> AsyncIterator[Site]:
+    mode: Mode = request.param
+    layout = Layout.of(f"c{list(Mode).index(mode)}p{os.getpid()}")  # two runs at a time do not share a lab
     options = Options(
-        nodes=1, pool=(0, 0), runtime="cni", processes=True, delays="none", cooldown_s=0.2, pool_sync_s=0.3
+        nodes=1, mode=mode, pool=(0, 0), runtime="cni", processes=True, delays="none", cooldown_s=0.2, pool_sync_s=0.3
     )
     record = await lab.up(layout, options, say=lambda line: None)
     try:
@@ -230,6 +240,27 @@ async def relimit(site: Site) -> None:
     await site.delete(pod)
 
 
+async def renumber(site: Site) -> None:
+    """The node is registered anew with another pod range: an entry is made for it, and the old one goes."""
+    async with KubeClient(site.kube) as kube:
+        before = await kube.get(NODES, dict, NODE)
+        [old] = before["spec"]["podCIDRs"]
+        new = "10.244.78.0/24" if old == "10.244.77.0/24" else "10.244.77.0/24"
+        await kube.delete(NODES, NODE)
+        spec = {**before["spec"], "podCIDR": new, "podCIDRs": [new]}
+        labels = before["metadata"]["labels"]
+        again = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE, "labels": labels}, "spec": spec}
+        await kube.create(NODES, dict, again)
+
+    async def missing() -> str:
+        async with control.connect(site.layout.cloud_socket) as cloud:
+            there = {cidr for cidr in (await cloud.audit())["delivered"] if "/" in cidr}
+        return "" if there == {new} else f"{there} are routed, not {new} instead of {old}"
+
+    await until(missing, what="the new range alone is routed", within_s=PATIENCE_S)
+    await site.delete(await site.add("renumbered"))
+
+
 ANNOTATIONS = {"io.kubernetes.cri.pod-annotations": {"made": "by-a-test"}}
 
 LEADING_TO: dict[str, Callable[[Site], Awaitable[None]]] = {
@@ -241,6 +272,10 @@ LEADING_TO: dict[str, Callable[[Site], Awaitable[None]]] = {
     "ipam.limit.before_commit": relimit,
     "ipam.limit.after_call": relimit,
     "eni.limit.after_journal": relimit,
+    "eni.route.before_create": renumber,
+    "eni.route.after_create": renumber,
+    "eni.route.before_delete": renumber,
+    "eni.route.after_delete": renumber,
 }
 """Points that a pod's ordinary life does not come to."""
 
@@ -269,7 +304,9 @@ def test_every_special_way_leads_somewhere() -> None:
 
 
 @pytest.mark.asyncio(loop_scope="module")
-@pytest.mark.parametrize("point", sorted(crash_points()))
+@pytest.mark.parametrize(
+    ("site", "point"), [(mode_of(point), point) for point in sorted(crash_points())], indirect=["site"]
+)
 async def test_death_leaves_nothing_behind(site: Site, point: str) -> None:
     async with site.armed(point):
         await LEADING_TO.get(point, life)(site)
