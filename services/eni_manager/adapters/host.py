@@ -16,7 +16,7 @@ def default_source() -> Ip | None:
 
 def default_source6() -> Ip | None:
     """The same of IPv6; None also where the kernel has none."""
-    return _source(socket.AF_INET6, "2001:db8::1")
+    return _source(socket.AF_INET6, "3fff::1")
 
 
 def _source(family: int, towards: str) -> Ip | None:

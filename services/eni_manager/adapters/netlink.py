@@ -26,6 +26,7 @@ from services.eni_manager.adapters.netlink_values import (
     put,
     rule_listings,
     seen_hop,
+    seen_local,
     seen_rules,
 )
 from services.eni_manager.adapters.netlink_wire import Request
@@ -90,10 +91,16 @@ class Stack:
         outcome = self._socket.batch((get_netns_number(netns_fd),)).expect()
         return next((found for frame in outcome.frames if (found := seen_netns_number(frame)) is not None), None)
 
-    def way_out(self) -> tuple[int, Ip] | None:
-        """The ifindex and the gateway of the IPv4 default route; None: there is none. The address is for examples."""
-        outcome = self._socket.batch((get_route(Ip("192.0.2.1")),)).expect(errno.ENETUNREACH, errno.EHOSTUNREACH)
+    def way_out(self, *, v6: bool = False) -> tuple[int, Ip] | None:
+        """The ifindex and the gateway of a family's default route; None: there is none. The address is for examples."""
+        example = Ip("3fff::1" if v6 else "192.0.2.1")
+        outcome = self._socket.batch((get_route(example),)).expect(errno.ENETUNREACH, errno.EHOSTUNREACH)
         return next((hop for frame in outcome.frames if (hop := seen_hop(frame)) is not None), None)
+
+    def is_own(self, ip: Ip) -> bool:
+        """Would a packet to this address be taken in here?"""
+        outcome = self._socket.batch((get_route(ip),)).expect(errno.ENETUNREACH, errno.EHOSTUNREACH)
+        return any(seen_local(frame) for frame in outcome.frames)
 
     # ---- values
 

@@ -38,6 +38,7 @@ from shared.model import AttachmentKey, Ip, Mac, Subnet
 
 _SEND_TRIES = 20
 _SEND_PAUSE_S = 0.001
+_LISTEN_TRIES = 200
 
 
 class Repaired(msgspec.Struct, frozen=True):
@@ -88,12 +89,16 @@ class Plumbing:
 
     def ensure_symmetric(self, *, wanted: bool) -> list[str]:
         """Have answers leave by the primary interface that the question came in by, or no more; what was mended."""
-        hop = self._host.way_out()
+        families = (False,) if self._node.ipv6 is None else (False, True)
+        return [sentence for v6 in families for sentence in self._symmetric(wanted=wanted, v6=v6)]
+
+    def _symmetric(self, *, wanted: bool, v6: bool) -> list[str]:
+        hop = self._host.way_out(v6=v6)
         link = None if hop is None else self._host.link(hop[0])
         if hop is None or link is None:
             return []
         side = symmetric(link.name, hop[1])
-        there = self._host.listing({link.name: link}, v6=False)
+        there = self._host.listing({link.name: link}, v6=v6)
         if wanted:
             todo = changes(side, there.side)
         else:
@@ -101,7 +106,7 @@ class Plumbing:
             todo += [Drop(route) for route in side.routes if todo and route in there.side.routes]
         self._host.mend(todo, {link.name: link.index})
         if wanted or todo:
-            nft.apply(ruleset(link.name) if wanted else without_ruleset())
+            nft.apply(ruleset(link.name, v6=v6) if wanted else without_ruleset(v6=v6))
         return [str(change) for change in todo]
 
     def ensure_masquerade(self, nat: Nat) -> None:
@@ -132,6 +137,8 @@ class Plumbing:
             pod.make(wiring.pod.items, {wiring.veth.pod: _there(pod, wiring.veth.pod).index})
             crashpoint("eni.plug.after_sandbox")
             _wait_until_it_sends(self._host, wiring.veth.host)
+            if lease.ipv6 is not None:
+                _wait_until_it_listens(pod, lease.ipv6)
             return wiring
 
     def check(self, lease: Lease, netns_path: str, mtu: int | None) -> list[str]:
@@ -325,6 +332,17 @@ def _wait_until_it_sends(stack: Stack, name: str) -> None:
     for _ in range(_SEND_TRIES):
         link = stack.link(name)
         if link is None or link.sends:
+            return
+        time.sleep(_SEND_PAUSE_S)
+
+
+def _wait_until_it_listens(stack: Stack, ip: Ip) -> None:
+    """A new IPv6 address takes packets in only when a worker of the kernel has seen to it, `nodad` or not.
+
+    That worker needs the lock that all changes of links need, so on a busy node it may be late.
+    """
+    for _ in range(_LISTEN_TRIES):
+        if stack.is_own(ip):
             return
         time.sleep(_SEND_PAUSE_S)
 

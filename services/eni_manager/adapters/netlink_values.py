@@ -88,6 +88,7 @@ def _seen_address(frame: Frame, names: Mapping[int, str]) -> Address | None:
 
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_MULTIPATH, _RTA_TABLE = 1, 4, 5, 6, 9, 15
 _UNICAST: Final = 1
+_LOCAL: Final = 2
 _SCOPE_LINK: Final = 253
 _SCOPE_ANY: Final = 255
 _ONLINK: Final = 4
@@ -99,7 +100,7 @@ def _route(route: Route, index: int, *, scope: int | None = None) -> bytes:
     via = b"" if route.via is None else attribute(_RTA_GATEWAY, _ip_bytes(route.via)[1])
     if scope is None:
         scope = _SCOPE_LINK if route.via is None and family == AF_INET else 0
-    flags = _ONLINK if via else 0
+    flags = _ONLINK if via and route.onlink else 0
     head = _ROUTE.pack(family, prefix, 0, 0, min(route.table, 252), PROTOCOL, scope, _UNICAST, flags)
     destination = attribute(_RTA_DST, raw) if prefix else b""
     return head + destination + via + number(_RTA_OIF, index) + number(_RTA_TABLE, route.table)
@@ -119,6 +120,7 @@ def _seen_route(frame: Frame, names: Mapping[int, str]) -> Route | None:
         to=_cidr(family, found.get(_RTA_DST), prefix),
         via=None if gateway is None else _ip(gateway),
         table=u32(found.get(_RTA_TABLE)) or table,
+        onlink=family == AF_INET or gateway is None or bool(flags & _ONLINK),
     )
 
 
@@ -139,6 +141,11 @@ def seen_hop(frame: Frame) -> tuple[int, Ip] | None:
     return u32(found.get(_RTA_OIF)), _ip(found[_RTA_GATEWAY])
 
 
+def seen_local(frame: Frame) -> bool:
+    """Does an answer to get_route say that the address is this namespace's own?"""
+    return frame.type == _NEWROUTE and _ROUTE.unpack_from(frame.body)[7] == _LOCAL
+
+
 # ---- rules
 
 _FRA_DST, _FRA_SRC, _FRA_IIFNAME, _FRA_PRIORITY, _FRA_FWMARK = 1, 2, 3, 6, 10
@@ -154,7 +161,8 @@ _TO_TABLE: Final = 1
 def _rule(rule: Rule) -> bytes:
     table = number(_FRA_PRIORITY, rule.priority) + number(_FRA_TABLE, rule.table)
     if rule.mark:
-        head = _RULE.pack(AF_INET, 0, 0, 0, min(rule.table, 252), 0, 0, _TO_TABLE, 0)
+        family = AF_INET6 if rule.v6 else AF_INET
+        head = _RULE.pack(family, 0, 0, 0, min(rule.table, 252), 0, 0, _TO_TABLE, 0)
         return head + number(_FRA_FWMARK, rule.mark) + number(_FRA_FWMASK, rule.mark) + table
     family, raw, prefix = _cidr_bytes(rule.source or rule.to or Cidr(""))
     where = (0, prefix, _FRA_SRC) if rule.source else (prefix, 0, _FRA_DST)
@@ -178,7 +186,7 @@ def _seen_rule(frame: Frame) -> tuple[Rule, bool] | None:
         return None
     found = attributes(frame.body, _RULE.size)
     mark = u32(found.get(_FRA_FWMARK))
-    by_mark = family == AF_INET and mark != 0 and mark == u32(found.get(_FRA_FWMASK))
+    by_mark = mark != 0 and mark == u32(found.get(_FRA_FWMASK))
     if by_mark == bool(dst or src) or not found.keys() <= (_MARKED if by_mark else _PLAIN):
         return None
     if u32(found.get(_FRA_SUPPRESS_PREFIX, b"\xff" * 4)) != 0xFFFFFFFF:
@@ -190,6 +198,7 @@ def _seen_rule(frame: Frame) -> tuple[Rule, bool] | None:
         to=_cidr(family, found[_FRA_DST], dst) if dst else None,
         iif=string(found.get(_FRA_IIFNAME, b"")),
         mark=mark,
+        v6=by_mark and family == AF_INET6,
     )
     return rule, found.get(_FRA_PROTOCOL) == bytes((PROTOCOL,))
 

@@ -50,7 +50,9 @@ def test_a_dual_stack_pod_has_both_of_everything() -> None:
     assert f"neighbour fe80::1 lladdr {wiring.veth.host_mac} dev eth0 permanent" in shown(wiring.pod)
     for name in ("lo", "all", "default", "eth0"):
         assert f"sysctl net/ipv6/conf/{name}/disable_ipv6 = 0" in shown(wiring.pod)
-    assert "sysctl net/ipv6/conf/eth0/accept_ra = 0" in shown(wiring.pod)
+    for side, link in ((wiring.pod, "eth0"), (wiring.host, "calic048fd9a750"), (wiring.uplink, "eth1")):
+        assert f"sysctl net/ipv6/conf/{link}/accept_ra = 0" in shown(side)
+        assert f"sysctl net/ipv6/conf/{link}/accept_redirects = 0" in shown(side)
     assert "rule 512: from all to 2001:db8:1::17/128 lookup main" in shown(wiring.host)
     assert "rule 2048: from 2001:db8:1::17/128 lookup 1003" in shown(wiring.host)
     assert "route 2001:db8:1::17/128 dev calic048fd9a750 scope link" in shown(wiring.host)
@@ -58,8 +60,8 @@ def test_a_dual_stack_pod_has_both_of_everything() -> None:
         "address 10.0.0.5/32 dev eth1",
         "address 2001:db8::5/128 dev eth1",
         "route default via 192.168.63.253 dev eth1 onlink table 1003",
-        "route 2001:db8:1::fd/128 dev eth1 scope link",
-        "route default via 2001:db8:1::fd dev eth1 onlink table 1003",
+        "route 2001:db8:1::fd/128 dev eth1 scope link table 1003",
+        "route default via 2001:db8:1::fd dev eth1 table 1003",
     ]
 
 
@@ -72,7 +74,7 @@ def test_a_pod_without_ipv6_meets_nothing_of_it() -> None:
 def test_only_the_stated_settings_are_touched() -> None:
     wiring = wire(lease(ipv6="2001:db8:1::17"), NODE, ENI)
     named = {item.path.rsplit("/", 1)[1] for side in (wiring.host, wiring.pod, wiring.uplink) for item in side.sysctls}
-    assert named == {"forwarding", "rp_filter", "disable_ipv6", "accept_ra"}
+    assert named == {"forwarding", "rp_filter", "disable_ipv6", "accept_ra", "accept_redirects"}
 
 
 def test_the_sandbox_mtu_does_not_change_the_enis() -> None:

@@ -86,10 +86,10 @@ def _addresses(wanted: tuple[Address, ...], actual: tuple[Address, ...]) -> Iter
 
 
 def _rules(wanted: tuple[Rule, ...], actual: tuple[Rule, ...]) -> Iterator[Change]:
-    managed = {(item.priority, item.source, item.to, item.mark) for item in wanted}
+    managed = {(item.priority, item.source, item.to, item.mark, item.v6) for item in wanted}
     keep = frozenset(wanted)
     for item in actual:
-        if item not in keep and (item.priority, item.source, item.to, item.mark) in managed:
+        if item not in keep and (item.priority, item.source, item.to, item.mark, item.v6) in managed:
             yield Drop(item)
     yield from _missing(wanted, actual)
 

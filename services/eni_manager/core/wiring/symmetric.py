@@ -13,7 +13,7 @@ connection is marked when that is forwarded.
 """
 
 from services.eni_manager.core.wiring.values import Route, Rule, Side
-from services.eni_manager.core.wiring.veth import DEFAULT4
+from services.eni_manager.core.wiring.veth import DEFAULT4, DEFAULT6
 from shared.model import Ip
 
 MARK = 0x10
@@ -23,21 +23,23 @@ PRIORITY = 600
 """After 512, so that pods of this node are reached as ever; before 2048, which would send the packet out by an ENI."""
 TABLE = 100
 NFT_TABLE = "terway_symmetric"
+NFT_TABLE6 = "terway_symmetric_ipv6"
 
 
 def symmetric(link: str, gateway: Ip) -> Side:
-    """The rules and the route, for the node's primary interface."""
+    """The rules and the route, for the node's primary interface, of the gateway's family."""
+    v6 = ":" in gateway
     return Side(
-        routes=(Route(link, DEFAULT4, gateway, TABLE),),
-        rules=(Rule(PRIORITY, TABLE, mark=MARK), Rule(PRIORITY, TABLE, mark=MASQUERADE_MARK)),
+        routes=(Route(link, DEFAULT6 if v6 else DEFAULT4, gateway, TABLE),),
+        rules=tuple(Rule(PRIORITY, TABLE, mark=mark, v6=v6) for mark in (MARK, MASQUERADE_MARK)),
     )
 
 
-def ruleset(link: str) -> str:
+def ruleset(link: str, *, v6: bool = False) -> str:
     """The marks, as one nft transaction that replaces what was there."""
     marked = f"ct mark set ct mark or {MARK:#x}"
-    return f"""{without_ruleset()}
-table ip {NFT_TABLE} {{
+    return f"""{without_ruleset(v6=v6)}
+table {_table(v6)} {{
     chain prerouting {{
         type filter hook prerouting priority mangle
         iifname "{link}" {marked}
@@ -51,6 +53,10 @@ table ip {NFT_TABLE} {{
 """
 
 
-def without_ruleset() -> str:
+def without_ruleset(*, v6: bool = False) -> str:
     """The transaction after which there are no marks, whether there were any or not."""
-    return f"table ip {NFT_TABLE}\ndelete table ip {NFT_TABLE}\n"
+    return f"table {_table(v6)}\ndelete table {_table(v6)}\n"
+
+
+def _table(v6: bool) -> str:
+    return f"ip6 {NFT_TABLE6}" if v6 else f"ip {NFT_TABLE}"

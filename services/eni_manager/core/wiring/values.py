@@ -52,23 +52,30 @@ class Address(msgspec.Struct, frozen=True):
 
 
 class Route(msgspec.Struct, frozen=True):
-    """A unicast route. With `via` it is `onlink`, since no pod shares a subnet with its gateway; else of link scope."""
+    """A unicast route. With `via` it is `onlink`, since no pod shares a subnet with its gateway; else of link scope.
+
+    `onlink` False, of IPv6 only: the gateway has a route of its own in the same table. The kernel believes `onlink` of
+    a global IPv6 address only as long as the main table does not know it on another link, as with two ENIs of one
+    vSwitch.
+    """
 
     link: str
     to: Cidr
     via: Ip | None = None
     table: int = MAIN_TABLE
+    onlink: bool = True
 
     def __str__(self) -> str:
         to = "default" if self.to in ("0.0.0.0/0", "::/0") else self.to
-        hop = f" via {self.via} dev {self.link} onlink" if self.via else f" dev {self.link} scope link"
+        onlink = " onlink" if self.onlink else ""
+        hop = f" via {self.via} dev {self.link}{onlink}" if self.via else f" dev {self.link} scope link"
         return f"route {to}{hop}" + ("" if self.table == MAIN_TABLE else f" table {self.table}")
 
 
 class Rule(msgspec.Struct, frozen=True):
-    """A policy routing rule: for one pod address (one of `source` and `to`), or for all IPv4 packets with a mark.
+    """A policy routing rule: for one pod address (one of `source` and `to`), or for all packets with a mark.
 
-    `mark` is its own mask.
+    `mark` is its own mask, and is looked for in IPv4 packets, or with `v6` in IPv6 ones.
     `iif` is never wanted; it is read, because rules of older Terways have it (terway.md §5.2.9).
     """
 
@@ -78,6 +85,7 @@ class Rule(msgspec.Struct, frozen=True):
     to: Cidr | None = None
     iif: str = ""
     mark: int = 0
+    v6: bool = False
 
     def __str__(self) -> str:
         select = f"from {self.source}" if self.source else "from all"
@@ -85,7 +93,7 @@ class Rule(msgspec.Struct, frozen=True):
         select += f" fwmark {self.mark:#x}/{self.mark:#x}" if self.mark else ""
         iif = f" iif {self.iif}" if self.iif else ""
         table = "main" if self.table == MAIN_TABLE else str(self.table)
-        return f"rule {self.priority}: {select}{iif} lookup {table}"
+        return f"{'IPv6 ' if self.v6 else ''}rule {self.priority}: {select}{iif} lookup {table}"
 
 
 class Neighbour(msgspec.Struct, frozen=True):

@@ -51,7 +51,7 @@ def shared_veth(lease: Lease, node: Node, eni: EniLink, *, mtu: int | None = Non
         veth=pair,
         host=replace(host_side(lease, pair), rules=rules),
         pod=pod_side(lease, pair),
-        uplink=uplink(node, eni, lease.subnet4, lease.subnet6, mtu=node.mtu),
+        uplink=uplink(node, eni, lease.subnet4, lease.subnet6 if lease.ipv6 is not None else None, mtu=node.mtu),
         eni=eni,
     )
 
@@ -79,8 +79,9 @@ def uplink(node: Node, eni: EniLink, subnet4: Subnet | None, subnet6: Subnet | N
     if subnet6 is not None:
         if node.ipv6 is not None:
             addresses.append(Address(eni.name, node.ipv6, 128))
-        routes.append(Route(eni.name, host_cidr(subnet6.gateway)))
-        routes.append(Route(eni.name, DEFAULT6, subnet6.gateway, eni.table))
+        # In the ENI's table and not, as Terway's, in the main one, where two ENIs of a vSwitch would fight over it.
+        routes.append(Route(eni.name, host_cidr(subnet6.gateway), table=eni.table))
+        routes.append(Route(eni.name, DEFAULT6, subnet6.gateway, eni.table, onlink=False))
     return Side(
         sysctls=(*forwarding(eni.name, v6=subnet6 is not None),),
         links=(Link(eni.name, mtu),),
@@ -98,6 +99,13 @@ def forwarding(link: str, *, v6: bool) -> Iterator[Sysctl]:
         yield Sysctl("net/ipv6/conf/all/forwarding", "1")
         yield Sysctl(f"net/ipv6/conf/{link}/disable_ipv6", "0")
         yield Sysctl(f"net/ipv6/conf/{link}/forwarding", "1")
+        yield from unadvised(link)
+
+
+def unadvised(link: str) -> Iterator[Sysctl]:
+    """Nobody on the link may teach it IPv6 routes: no router advertisements, no redirects."""
+    yield Sysctl(f"net/ipv6/conf/{link}/accept_ra", "0")
+    yield Sysctl(f"net/ipv6/conf/{link}/accept_redirects", "0")
 
 
 def host_cidr(ip: Ip) -> Cidr:
@@ -114,6 +122,8 @@ def host_side(lease: Lease, pair: Veth) -> Side:
         # pod's MAC, and what it forwards to a new pod would wait for more than a second.
         addresses=(Address(pair.host, GATEWAY6, 128),) if lease.ipv6 is not None else (),
         routes=tuple(Route(pair.host, host_cidr(ip)) for ip in lease.addresses),
+        # Nothing has to be asked on a link that has two ends, both known; a lost solicitation costs a second.
+        neighbours=(Neighbour(pair.host, lease.ipv6, pair.pod_mac),) if lease.ipv6 is not None else (),
         shapers=shaper(pair.host, lease.bandwidth.ingress, pair.mtu),
     )
 
@@ -133,7 +143,7 @@ def pod_side(lease: Lease, pair: Veth) -> Side:
         routes.append(Route(pair.pod, DEFAULT6, GATEWAY6))
         neighbours.append(Neighbour(pair.pod, GATEWAY6, pair.host_mac))
         sysctls += [Sysctl(f"net/ipv6/conf/{name}/disable_ipv6", "0") for name in ("lo", "all", "default", pair.pod)]
-        sysctls.append(Sysctl(f"net/ipv6/conf/{pair.pod}/accept_ra", "0"))
+        sysctls += unadvised(pair.pod)
     return Side(
         sysctls=tuple(sysctls),
         links=(Link(pair.pod, pair.mtu),),
