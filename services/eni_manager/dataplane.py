@@ -28,6 +28,7 @@ from services.eni_manager.adapters.netlink_plumbing import Plumbing, Reaper
 from services.eni_manager.core.wiring.marks import mac_of
 from services.eni_manager.core.wiring.standing import SeenLink
 from services.eni_manager.core.wiring.values import EniLink, Node
+from services.eni_manager.core.wiring.vpc_route import Nat
 from shared import log as logs
 from shared.contracts.eni import (
     Attachment,
@@ -82,6 +83,8 @@ class Dataplane:
     """Wires pods. An async context manager; `run()` does what is due without being asked.
 
     `linger_s`: how long an unplugged link waits for others (or for its namespace's end) before it is deleted.
+    `nat`: which packets of pods bear the node's address; None: not known yet, what an earlier life set stays.
+    `nat`: which packets of pods bear the node's address; None: not known yet, what an earlier life set stays.
     `symmetric`: answers leave by the primary interface that their questions came in by (core/wiring/symmetric.py).
     """
 
@@ -93,11 +96,15 @@ class Dataplane:
         linger_s: float = 0.25,
         repair_s: float = 300.0,
         symmetric: bool = False,
+        nat: Nat | None = None,
         reporter: Reporter | None = None,
+        plumbing: Callable[[Node], Plumbing] = plumbing,
     ) -> None:
         self.node = node
+        self._make_plumbing = plumbing
         self._store = store
         self._symmetric = symmetric
+        self._nat = nat
         self._wired: dict[AttachmentKey, Lease] = {}
         self._holders: dict[Ip, AttachmentKey] = {}
         self._leaving: set[AttachmentKey] = set()
@@ -170,7 +177,7 @@ class Dataplane:
             lease = self._wired.get(request.key) or request.lease
             if request.unless_alive and request.key in await self._call(self._plumbing.marked_links):
                 raise Conflict(f"{request.key} is still connected")
-            return Unplugged(found=await self._withdraw(request.key, lease))
+            return Unplugged(found=await self._withdraw(request.key, lease, request.netns))
 
     async def check(self, request: Check) -> Checked:
         """Compare a sandbox's wiring with what its lease wants, on both sides of the link."""
@@ -212,6 +219,12 @@ class Dataplane:
     async def wait_for_link(self, mac: Mac, timeout_s: float = 10.0) -> SeenLink:
         """Wait for a hot-plugged ENI to appear. Raises Unavailable when it does not."""
         return await wait_for_link(mac, lambda: self._call(self._plumbing.find, mac), timeout_s)
+
+    async def set_nat(self, nat: Nat) -> None:
+        """Say which packets of pods bear the node's address from now on."""
+        if nat != self._nat:
+            await self._call(self._plumbing.ensure_masquerade, nat)
+            self._nat = nat
 
     def repair(self) -> None:
         """Have live pods' wiring looked at soon."""
@@ -274,7 +287,8 @@ class Dataplane:
             log.warning("wiring_mended", what=sentence)
         for key, why in repaired.skipped.items():
             log.info("wiring_skipped", attachment=key, why=why)
-        await self._call(self._plumbing.ensure_masquerade)
+        if self._nat is not None:
+            await self._call(self._plumbing.ensure_masquerade, self._nat)
         for sentence in await self._call(self._plumbing.ensure_symmetric, wanted=self._symmetric):
             log.info("symmetric_routing", what=sentence)
 
