@@ -63,10 +63,10 @@ class Packet(NamedTuple):
                 body = struct.pack("!HHIIBBHIIHHI", self.source_port, self.port, 0, 0, 1, 0, 20, mark, 9000, 1, 1, 1)
                 return body[:8] + struct.pack("<I", _crc32c(body)) + body[12:]
             case "icmp":
-                body = struct.pack("!BBHI", *self.icmp, 0, mark)
+                body = struct.pack("!BBHI", *self.icmp, 0, _turned(mark))
                 return _with(body, 2, _checksum(body))
             case _:
-                body = struct.pack("!BBHI", *self.icmp, 0, mark)
+                body = struct.pack("!BBHI", *self.icmp, 0, _turned(mark))
                 return _with(body, 2, self._sum(body))
 
     def _sum(self, body: bytes) -> int:
@@ -76,6 +76,11 @@ class Packet(NamedTuple):
 
 def _packed(address: str) -> bytes:
     return socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address)
+
+
+def _turned(mark: int) -> int:
+    """The identifier of a ping is its connection's: the part that changes goes there."""
+    return (mark & 0xFFFF) << 16 | mark >> 16
 
 
 def _with(body: bytes, at: int, checksum: int) -> bytes:
@@ -161,7 +166,7 @@ def _mark(ear: socket.socket, data: bytes) -> int | None:
         case 132:
             return int.from_bytes(body[16:20], "big") if body[12] == 1 else None
         case _:
-            return int.from_bytes(body[4:8], "big") if body[0] not in (0, 3, 129, 1, 133, 134, 135, 136, 143) else None
+            return _turned(int.from_bytes(body[4:8], "big")) if body[0] not in (0, 3, 129, 1, 133, 134, 135, 136, 143) else None
 
 
 class Site:

@@ -34,57 +34,38 @@ _VERSIONS = {"IPV4": 4, "IPV6": 6}
 def alternatives(rule: m.Rule, families: Sequence[int], set_name: SetName) -> list[str]:
     """The rule's alternatives, of which any packet matches at most one. A rule that cannot match has none."""
     only = _VERSIONS.get(rule.ip_version)
-    if not _names_addresses(rule):
-        block = _protocols(rule)
-        block = _and(block, _ports(rule, 4, set_name))
-        if only is not None:
-            block = _and([(f"meta nfproto {_NFPROTO[only]}",)], block)
-        return [" ".join(line) for line in block]
+    if not _reads_by_family(rule):
+        return [" ".join(_within(line, only)) for line in _of(rule, only or 4, set_name)]
     found: list[str] = []
     for family in families:
         if only is None or only == family:
-            found += (" ".join(line) for line in _of(rule, family, set_name))
+            found += (" ".join(_within(line, family)) for line in _of(rule, family, set_name))
     return found
 
 
-def _names_addresses(rule: m.Rule) -> bool:
+def _reads_by_family(rule: m.Rule) -> bool:
     """Whether the rule reads differently in the two IP versions."""
-    return bool(
-        rule.src_net
-        or rule.dst_net
-        or rule.not_src_net
-        or rule.not_dst_net
-        or rule.src_ip_set_ids
-        or rule.dst_ip_set_ids
-        or rule.not_src_ip_set_ids
-        or rule.not_dst_ip_set_ids
-        or rule.src_named_port_ip_set_ids
-        or rule.dst_named_port_ip_set_ids
-        or rule.not_src_named_port_ip_set_ids
-        or rule.not_dst_named_port_ip_set_ids
-        or rule.dst_ip_port_set_ids
-        or _has_icmp(rule)
-    )
-
-
-def _has_icmp(rule: m.Rule) -> bool:
-    wanted = _types(rule.icmp_type, rule.icmp_type_code)
-    return wanted is not None or _types(rule.not_icmp_type, rule.not_icmp_type_code) is not None
-
-
-def _of(rule: m.Rule, family: int, set_name: SetName) -> Block:
-    block = _nets(rule, family)
-    block = _and(_icmp(rule, family), block)
-    block = _and(_ports(rule, family, set_name), block)
-    block = _and(_protocols(rule), block)
-    block = _and(block, _sets(rule, family, set_name))
-    if rule.not_icmp_type is not None or rule.not_icmp_type_code is not None:
-        return [line if _says(line, family) else (f"meta nfproto {_NFPROTO[family]}", *line) for line in block]
-    return block
+    nets_listed = rule.src_net or rule.dst_net or rule.not_src_net or rule.not_dst_net
+    return bool(nets_listed or any(True for _ in referred(rule)) or _has_icmp(rule))
 
 
 def _says(line: Line, family: int) -> bool:
-    return any(part.startswith((f"{_ADDRESS[family]} ", f"{_ICMP[family][0]} ")) for part in line)
+    """Whether the line is about the IP version anyway; ICMP's number is, since there is no ICMP in the other one."""
+    icmp, number = _ICMP[family]
+    return any(part == f"meta l4proto {number}" or part.startswith((f"{_ADDRESS[family]} ", icmp)) for part in line)
+
+
+def _within(line: Line, family: int | None) -> Line:
+    return line if family is None or _says(line, family) else (f"meta nfproto {_NFPROTO[family]}", *line)
+
+
+def _of(rule: m.Rule, family: int, set_name: SetName) -> Block:
+    addresses = _and(_nets(rule, family), _sets(rule, family, set_name))
+    block: Block = []
+    for case, said in _cases(rule, family):
+        transport = _and(_ports(rule, case, family, set_name), _icmp(rule, case, family))
+        block += _and(_and([said], transport), addresses)
+    return block
 
 
 def _and(one: Block, other: Block) -> Block:
@@ -100,63 +81,60 @@ def _number(protocol: m.Protocol | None) -> int | None:
     return NUMBERS[protocol.name] if protocol.name is not None else protocol.number
 
 
-def _protocols(rule: m.Rule) -> Block:
-    line: list[str] = []
+def _cases(rule: m.Rule, family: int) -> Iterator[tuple[int | None, Line]]:
+    """The protocols to look at one by one, and what says so. None: any, or all the others.
+
+    A rule without a protocol that speaks of ports or ICMP types comes from no valid policy. It is rendered as it reads.
+    """
     wanted, unwanted = _number(rule.protocol), _number(rule.not_protocol)
     if wanted is not None:
-        if wanted == unwanted:
-            return _NEVER
-        if not _implied(rule, wanted):
-            line.append(f"meta l4proto {wanted}")
-    elif unwanted is not None:
-        line.append(f"meta l4proto != {unwanted}")
-    return [tuple(line)]
+        if wanted != unwanted:
+            yield wanted, () if _implied(rule, wanted, family) else (f"meta l4proto {wanted}",)
+        return
+    special = {*_WITH_PORTS} if rule.src_ports or rule.dst_ports or rule.not_src_ports or rule.not_dst_ports else set()
+    special |= {_ICMP[family][1]} if _has_icmp(rule) else set()
+    for number in sorted(special - {unwanted}):
+        yield number, () if _implied(rule, number, family) else (f"meta l4proto {number}",)
+    others = sorted(special if unwanted is None else special | {unwanted})
+    yield None, (f"meta l4proto != {_listed([str(one) for one in others])}",) if others else ()
 
 
-def _implied(rule: m.Rule, protocol: int) -> bool:
+def _implied(rule: m.Rule, protocol: int, family: int) -> bool:
     """Whether a condition on ports or ICMP types names the protocol anyway."""
-    if protocol in (1, 58):
+    if protocol == _ICMP[family][1]:
         return _has_icmp(rule)
-    return protocol in _WITH_PORTS and bool(
-        rule.src_ports
-        or rule.dst_ports
-        or rule.not_src_ports
-        or rule.not_dst_ports
-        or rule.src_named_port_ip_set_ids
-        or rule.dst_named_port_ip_set_ids
-        or rule.not_src_named_port_ip_set_ids
-        or rule.not_dst_named_port_ip_set_ids
-        or rule.dst_ip_port_set_ids
-    )
+    numbers = rule.src_ports or rule.dst_ports or rule.not_src_ports or rule.not_dst_ports
+    return protocol in _WITH_PORTS and bool(numbers or any(True for _ in _named(rule)))
 
 
-def _icmp(rule: m.Rule, family: int) -> Block:
-    name, number = _ICMP[family]
-    protocol = _number(rule.protocol)
-    other = protocol is not None and protocol != number
-    block = _ALWAYS
-    if (wanted := _types(rule.icmp_type, rule.icmp_type_code)) is not None:
-        if other or _number(rule.not_protocol) == number:
-            return _NEVER
-        kind, code = wanted
-        block = [(f"{name} type {kind}",) if code is None else (f"{name} type {kind}", f"{name} code {code}")]
-    if (unwanted := _types(rule.not_icmp_type, rule.not_icmp_type_code)) is not None:
-        kind, code = unwanted
-        differs = f"{name} type != {kind}" if code is None else f"{name} type . {name} code != {{ {kind} . {code} }}"
-        if other:
-            # Another protocol's packet has no type to be the unwanted one. What was implied must be said.
-            return [(f"meta l4proto {protocol}",)] if protocol in (1, 58) else _ALWAYS
-        negated: Block = [(differs,)]
-        if protocol is None and wanted is None:
-            negated.append((f"meta l4proto != {number}",))
-        block = _and(block, negated)
-    return block
+def _has_icmp(rule: m.Rule) -> bool:
+    wanted = _types(rule.icmp_type, rule.icmp_type_code)
+    return wanted is not None or _types(rule.not_icmp_type, rule.not_icmp_type_code) is not None
 
 
 def _types(kind: int | None, both: m.IcmpTypeAndCode | None) -> tuple[int, int | None] | None:
     if both is not None:
         return both.type, both.code
     return None if kind is None else (kind, None)
+
+
+def _icmp(rule: m.Rule, case: int | None, family: int) -> Block:
+    name, number = _ICMP[family]
+    wanted = _types(rule.icmp_type, rule.icmp_type_code)
+    unwanted = _types(rule.not_icmp_type, rule.not_icmp_type_code)
+    if case != number:
+        return _ALWAYS if wanted is None else _NEVER
+    line: list[str] = []
+    if wanted is not None:
+        kind, code = wanted
+        line.append(f"{name} type {kind}")
+        if code is not None:
+            line.append(f"{name} code {code}")
+    if unwanted is not None:
+        kind, code = unwanted
+        differs = f"{name} type != {kind}" if code is None else f"{name} type . {name} code != {{ {kind} . {code} }}"
+        line.append(differs)
+    return [tuple(line)]
 
 
 # ---- addresses
@@ -227,43 +205,28 @@ def _sets(rule: m.Rule, family: int, set_name: SetName) -> Block:
 # ---- ports
 
 
-def _ports(rule: m.Rule, family: int, set_name: SetName) -> Block:
-    protocol = _number(rule.protocol)
-    portless = protocol is not None and protocol not in _WITH_PORTS
-    transport = "th" if protocol is None else _WITH_PORTS.get(protocol, "th")
+def _ports(rule: m.Rule, case: int | None, family: int, set_name: SetName) -> Block:
+    r = rule
+    if case is not None and case not in _WITH_PORTS:
+        wanted = r.src_ports or r.dst_ports or r.src_named_port_ip_set_ids or r.dst_named_port_ip_set_ids
+        return _NEVER if wanted or r.dst_ip_port_set_ids else _ALWAYS
+    transport = "th" if case is None else _WITH_PORTS[case]
     block = _ALWAYS
-    for field, ports, named, not_ports, not_named in (
-        (
-            "s",
-            rule.src_ports,
-            rule.src_named_port_ip_set_ids,
-            rule.not_src_ports,
-            rule.not_src_named_port_ip_set_ids,
-        ),
-        (
-            "d",
-            rule.dst_ports,
-            rule.dst_named_port_ip_set_ids,
-            rule.not_dst_ports,
-            rule.not_dst_named_port_ip_set_ids,
-        ),
+    for end, ports, named, not_ports, not_named in (
+        ("s", r.src_ports, r.src_named_port_ip_set_ids, r.not_src_ports, r.not_src_named_port_ip_set_ids),
+        ("d", r.dst_ports, r.dst_named_port_ip_set_ids, r.not_dst_ports, r.not_dst_named_port_ip_set_ids),
     ):
-        port = f"{transport} {field}port"
-        key = f"{_ADDRESS[family]} {field}addr . meta l4proto . {port}"
+        port = f"{transport} {end}port"
+        key = f"{_ADDRESS[family]} {end}addr . meta l4proto . {port}"
+        # What is no case of its own has no ports: no number, and a negated list of numbers says nothing of it.
+        numbers = ports if case is not None else ()
         if ports or named:
-            if portless:
-                return _NEVER
-            block = _and(block, _any_port(port, key, ports, [set_name(i, family) for i in named]))
-        if not_ports and not portless:
-            block = _and(block, _no_port(port, not_ports))
-        if not portless:
-            block = _and(block, [tuple(f"{key} != @{set_name(i, family)}" for i in not_named)])
-    if rule.dst_ip_port_set_ids:
-        if portless:
-            return _NEVER
-        key = f"{_ADDRESS[family]} daddr . meta l4proto . {transport} dport"
-        block = _and(block, [tuple(f"{key} @{set_name(i, family)}" for i in rule.dst_ip_port_set_ids)])
-    return block
+            block = _and(block, _any_port(port, key, numbers, [set_name(i, family) for i in named]))
+        if not_ports and case is not None:
+            block = _and(block, [(f"{port} != {_numbers(not_ports)}",)])
+        block = _and(block, [tuple(f"{key} != @{set_name(i, family)}" for i in not_named)])
+    key = f"{_ADDRESS[family]} daddr . meta l4proto . {transport} dport"
+    return _and(block, [tuple(f"{key} @{set_name(i, family)}" for i in r.dst_ip_port_set_ids)])
 
 
 def _any_port(port: str, key: str, ports: Sequence[m.PortRange], named: Sequence[str]) -> Block:
@@ -274,19 +237,8 @@ def _any_port(port: str, key: str, ports: Sequence[m.PortRange], named: Sequence
         block.append((*before, f"{key} @{name}"))
         before = (*before, f"{key} != @{name}")
     if ports:
-        known = () if not port.startswith("th ") else (f"meta l4proto {_ALL_WITH_PORTS}",)
-        block.append((*before, *known, f"{port} {_numbers(ports)}"))
+        block.append((*before, f"{port} {_numbers(ports)}"))
     return block
-
-
-def _no_port(port: str, ports: Sequence[m.PortRange]) -> Block:
-    differs = f"{port} != {_numbers(ports)}"
-    if not port.startswith("th "):
-        return [(differs,)]
-    return [(f"meta l4proto {_ALL_WITH_PORTS}", differs), (f"meta l4proto != {_ALL_WITH_PORTS}",)]
-
-
-_ALL_WITH_PORTS = f"{{ {', '.join(map(str, _WITH_PORTS))} }}"
 
 
 def _numbers(ports: Sequence[m.PortRange]) -> str:
@@ -300,6 +252,10 @@ def referred(rule: m.Rule) -> Iterator[str]:
     yield from rule.dst_ip_set_ids
     yield from rule.not_src_ip_set_ids
     yield from rule.not_dst_ip_set_ids
+    yield from _named(rule)
+
+
+def _named(rule: m.Rule) -> Iterator[str]:
     yield from rule.src_named_port_ip_set_ids
     yield from rule.dst_named_port_ip_set_ids
     yield from rule.not_src_named_port_ip_set_ids
