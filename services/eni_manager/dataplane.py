@@ -98,10 +98,8 @@ class Dataplane:
         symmetric: bool = False,
         nat: Nat | None = None,
         reporter: Reporter | None = None,
-        plumbing: Callable[[Node], Plumbing] = plumbing,
     ) -> None:
         self.node = node
-        self._make_plumbing = plumbing
         self._store = store
         self._symmetric = symmetric
         self._nat = nat
@@ -177,7 +175,7 @@ class Dataplane:
             lease = self._wired.get(request.key) or request.lease
             if request.unless_alive and request.key in await self._call(self._plumbing.marked_links):
                 raise Conflict(f"{request.key} is still connected")
-            return Unplugged(found=await self._withdraw(request.key, lease, request.netns))
+            return Unplugged(found=await self._withdraw(request.key, lease))
 
     async def check(self, request: Check) -> Checked:
         """Compare a sandbox's wiring with what its lease wants, on both sides of the link."""
