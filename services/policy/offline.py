@@ -2,9 +2,10 @@
 
 For reviews and CI of policy repositories. What a manifest says is taken as `calicoctl` or `kubectl` would store it:
 objects of `projectcalico.org/v3` pass Calico's client (checked, completed, named), those of `crd.projectcalico.org/v1`
-are taken as written, and kinds that the calculation does not know are passed over.
+are taken as written. Kinds that have nothing to do with policies are passed over.
 """
 
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from services.policy.core.graph import Graph
 from services.policy.core.intake import Intake
 from services.policy.core.messages import Message
 from services.policy.core.overview import Overview
-from services.policy.core.problems import Invalid
+from services.policy.core.problems import Invalid, place
 from services.policy.core.profiles import Compat
 
 SUFFIXES = (".yaml", ".yml", ".json")
@@ -48,6 +49,15 @@ class Flaw(msgspec.Struct, frozen=True):
         return self.effect != "noted"
 
 
+class _Origin(msgspec.Struct, frozen=True):
+    """Where something was written; `converted`: its rules are not those of the calculation."""
+
+    file: str
+    document: int
+    object: str
+    converted: bool = False
+
+
 class Manifests:
     """Everything that was read, as v1 keys and values, and all that is wrong with it."""
 
@@ -56,9 +66,9 @@ class Manifests:
         self.flaws: list[Flaw] = []
         self.values: dict[v1.Key, v1.Value] = {}
         self._intake = Intake(compat)
-        self._origin: dict[v1.Key, tuple[str, int, str]] = {}
+        self._origin: dict[v1.Key, _Origin] = {}
         if compat.profile_resources:
-            self._take(kubernetes.DEFAULT_ALLOW, ("", 0, ""))
+            self._take(kubernetes.DEFAULT_ALLOW, _Origin("", 0, ""))
 
     def read(self, paths: Iterable[Path]) -> None:
         """Files, and folders with all of their manifests."""
@@ -88,23 +98,26 @@ class Manifests:
                     self._read_object(raw, str(file), number)
         except (OSError, UnicodeError, yaml.YAMLError, RecursionError, ValueError) as error:
             text = " ".join(str(error).split())
-            self.flaws.append(Flaw(str(file), number + 1, "", "", f"cannot be read: {text}", "dropped"))
+            self._flaw(_Origin(str(file), number + 1, ""), "", f"cannot be read: {text}", "dropped")
 
     def _read_object(self, raw: Any, file: str, document: int) -> None:
-        kind = objects.kind_of(raw)
-        if kind is None:
-            if not isinstance(raw, dict) or "kind" not in raw:
-                self.flaws.append(Flaw(file, document, "", "kind", "no object of Kubernetes", "dropped"))
+        if not isinstance(raw, dict) or "kind" not in raw:
+            self._flaw(_Origin(file, document, ""), "kind", "no object of Kubernetes", "dropped")
             return
-        name = _name(raw)
+        kind = objects.kind_of(raw)
+        origin = _Origin(file, document, _name(raw), kind is objects.KubePolicy)
+        if kind is None:
+            if (reason := _mistaken(raw)) is not None:
+                self._flaw(origin, "kind", reason, "dropped")
+            return
         try:
             written = objects.read(raw, kind)
             if str(raw["apiVersion"]).startswith("projectcalico.org/"):
                 written = stored(written, self.compat)
         except Invalid as error:
-            self.flaws.append(Flaw(file, document, name, error.field, error.reason, "dropped"))
+            self._flaw(origin, error.field, error.reason, "dropped")
             return
-        self._take(self._placed(written), (file, document, name))
+        self._take(self._placed(written), origin)
 
     def _placed(self, written: objects.Object) -> objects.Object:
         """Namespaces default, and a pod of a manifest is on some node."""
@@ -117,20 +130,27 @@ class Manifests:
             written = msgspec.structs.replace(written, spec=spec)
         return written
 
-    def _take(self, written: objects.Object, origin: tuple[str, int, str]) -> None:
+    def _flaw(self, origin: _Origin, field: str, reason: str, effect: str) -> None:
+        self.flaws.append(Flaw(origin.file, origin.document, origin.object, field, reason, effect))
+
+    def _take(self, written: objects.Object, origin: _Origin) -> None:
         updates = self._intake.apply(written)
         for problems in self._intake.problems.values():
-            self.flaws += [Flaw(*origin, problem.field, problem.reason, problem.effect) for problem in problems]
+            for problem in problems:
+                self._flaw(origin, problem.field, problem.reason, problem.effect)
         self._intake.problems.clear()
         for update in updates:
             if update.value is None:
                 self.values.pop(update.key, None)
             else:
                 self.values[update.key] = update.value
+                if (before := self._origin.get(update.key)) not in (None, origin):
+                    again = f"written again in {origin.file} document {origin.document}, and that counts"
+                    self._flaw(before, "metadata.name", again, "replaced")
                 self._origin[update.key] = origin
         if isinstance(written, objects.Pod) and not any(isinstance(key, v1.WorkloadKey) for key, _, _ in updates):
             reason = "is on its host's network" if written.spec.host_network else "has no address"
-            self.flaws.append(Flaw(*origin, "status.podIP", f"{reason}: no policy selects it", "noted"))
+            self._flaw(origin, "status.podIP", f"{reason}: no policy selects it", "noted")
 
     def _check(self) -> None:
         """What the filter in front of the calculation holds back."""
@@ -138,7 +158,8 @@ class Manifests:
         for key, value in self.values.items():
             graph.update(key, value)
             if (error := graph.invalid.get(key)) is not None:
-                self.flaws.append(Flaw(*self._origin[key], error.field, error.reason, "dropped"))
+                origin = self._origin[key]
+                self._flaw(origin, place(error, converted=origin.converted), error.reason, "dropped")
 
 
 def _files(path: Path) -> Iterator[Path]:
@@ -162,6 +183,25 @@ def _listed(document: Any) -> Iterator[Any]:
             yield item
     else:
         yield document
+
+
+_POLICY_GROUPS = ("projectcalico.org", "networking.k8s.io", "policy.networking.k8s.io")
+_DECIDES = frozenset(kind for group, kind in objects.KINDS if group in _POLICY_GROUPS)
+_DECIDES_NOTHING = re.compile(
+    r"Ingress|IngressClass|IPAddress|ServiceCIDR|IPAM\w*|IPPool|IPReservation|BlockAffinity|BGP\w+|ClusterInformation|"
+    r"CalicoNodeStatus|FelixConfiguration|KubeControllersConfiguration|Staged\w+"
+)
+
+
+def _mistaken(raw: dict[str, Any]) -> str | None:
+    """Why an object of an unknown kind looks as if it should have been a policy; None: it does not."""
+    version, kind = str(raw.get("apiVersion", "")), str(raw["kind"])
+    group = version.partition("/")[0].removeprefix("crd.")
+    if kind in _DECIDES:
+        return f"there is no {kind} in {version or 'no apiVersion'!r}"
+    if group in _POLICY_GROUPS and not _DECIDES_NOTHING.fullmatch(kind):
+        return f"there is no {kind} in {version!r}"
+    return None
 
 
 def _name(raw: Any) -> str:

@@ -135,6 +135,44 @@ def test_wrong_input_is_named_with_file_document_and_field(manifests: Path) -> N
     assert len(said) == 6
 
 
+MISTAKEN = """
+apiVersion: extensions/v1beta1
+kind: NetworkPolicy
+metadata: {name: old, namespace: x}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolcy
+metadata: {name: typo, namespace: x}
+---
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata: {name: fine, namespace: x}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: web, namespace: x}
+spec: {podSelector: {}, ingress: [{ports: [{port: 80, endPort: 90}]}]}
+"""
+
+
+def test_what_would_be_lost_in_silence_is_said(manifests: Path) -> None:
+    (manifests / "more.yaml").write_text(MISTAKEN)
+    said = run("compute", "-f", str(manifests), "--matrix", "80/TCP", code=1).stderr.splitlines()
+    assert said == [
+        f"{manifests}/more.yaml document 1: NetworkPolicy x/old: kind: "
+        "there is no NetworkPolicy in 'extensions/v1beta1' (dropped)",
+        f"{manifests}/more.yaml document 2: NetworkPolcy x/typo: kind: "
+        "there is no NetworkPolcy in 'networking.k8s.io/v1' (dropped)",
+        f"{manifests}/good.yaml document 3: NetworkPolicy x/web: metadata.name: "
+        f"written again in {manifests}/more.yaml document 4, and that counts (replaced)",
+    ]
+    said = run("compute", "-f", str(manifests / "more.yaml"), "--profile", "3.5.2", code=1).stderr.splitlines()
+    assert said[2:] == [
+        f"{manifests}/more.yaml document 4: NetworkPolicy x/web: spec.ingress[0].ports[0].endPort: "
+        "no ranges there: only port 80 is meant (ignored by profile 3.5.2)"
+    ]
+
+
 def test_explains_an_allowed_connection(manifests: Path) -> None:
     lines = run("explain", "x/db", "x/web:http/TCP", "-f", str(manifests)).stdout.splitlines()
     assert lines[0] == "x/db -> x/web:http/TCP: allowed"

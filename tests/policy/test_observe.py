@@ -100,7 +100,7 @@ async def check_state(base: str) -> None:
     assert state["counts"]["hosts"] == 2
     assert state["counts"]["active_endpoints"] == 1
     assert state["invalid_objects"] == 1
-    assert [(problem["name"], problem["field"]) for problem in state["invalid"]] == [("bad", "selector")]
+    assert [(problem["name"], problem["field"]) for problem in state["invalid"]] == [("bad", "spec.selector")]
     assert {watch["resource"] for watch in state["watches"]} >= {"pods", "networkpolicies.networking.k8s.io"}
     _, metrics = await get(f"{base}/metrics")
     lines = metrics.splitlines()

@@ -13,7 +13,7 @@ from services.policy.core.datastore import Datastore
 from services.policy.core.graph import Graph
 from services.policy.core.intake import Intake, Source, Update
 from services.policy.core.messages import Message
-from services.policy.core.problems import Invalid, Problem
+from services.policy.core.problems import Invalid, Problem, place
 from services.policy.core.profiles import Compat
 from services.policy.core.state import State
 
@@ -71,7 +71,8 @@ class Cluster:
     def _filtered(self, source: Source, keys: list[v1.Key]) -> Iterable[Problem]:
         for key in keys:
             if (error := self._graph.invalid.get(key)) is not None:
-                yield Problem(source.kind.__name__, source.namespace, source.name, error.field, error.reason)
+                field = place(error, converted=source.kind is objects.KubePolicy)
+                yield Problem(source.kind.__name__, source.namespace, source.name, field, error.reason)
 
     def _note(self, source: Source, found: tuple[Problem, ...]) -> tuple[Problem, ...]:
         if found:

@@ -12,8 +12,9 @@ import msgspec
 
 from services.policy.core import objects, v1
 from services.policy.core.convert import admin, calico, kubernetes
-from services.policy.core.problems import Invalid, Problem
+from services.policy.core.problems import Invalid, Note, Problem, ignored
 from services.policy.core.profiles import Compat
+from services.policy.core.resolver import BUILT_IN
 from services.policy.core.validate import check_written
 
 
@@ -84,7 +85,7 @@ class Intake:
 
     # ---- by kind
 
-    def _convert(self, written: objects.Object, note: calico.Note) -> _Pairs:
+    def _convert(self, written: objects.Object, note: Note) -> _Pairs:
         compat = self._compat
         match written:
             case objects.Pod():
@@ -104,11 +105,11 @@ class Intake:
                 return [self._policy(written, "NetworkPolicy" if compat.kinds else "", note)]
             case objects.GlobalNetworkPolicy():
                 kind = "GlobalNetworkPolicy" if compat.kinds else ""
-                key = v1.PolicyKey(written.metadata.name, kind, self._tier(written.spec))
+                key = v1.PolicyKey(written.metadata.name, kind, self._tier(written.spec, note))
                 return [(key, calico.global_policy(written, compat, note))]
             case objects.AdminPolicy():
                 if not compat.tiers:
-                    note("kind", f"Felix {compat.name} does not know it")
+                    note("kind", f"Felix {compat.name} does not know it", ignored(compat.name))
                     return []
                 policy = admin.global_policy(written, note)
                 own = isinstance(written, objects.ClusterNetworkPolicy)
@@ -119,7 +120,7 @@ class Intake:
                 return [(v1.NetworkSetKey(written.metadata.name), calico.global_network_set(written, note))]
             case objects.NetworkSet():
                 if not compat.network_sets:
-                    note("kind", f"Felix {compat.name} does not know it")
+                    note("kind", f"Felix {compat.name} does not know it", ignored(compat.name))
                     return []
                 name = f"{written.metadata.namespace}/{written.metadata.name}"
                 return [(v1.NetworkSetKey(name), calico.network_set(written, note))]
@@ -127,23 +128,31 @@ class Intake:
                 value = calico.host_endpoint(written)
                 return [(v1.HostEndpointKey(written.spec.node, written.metadata.name), value)]
             case objects.Tier():
-                return [(v1.TierKey(written.metadata.name), calico.tier(written))] if compat.tiers else []
+                if not compat.tiers:
+                    if written.metadata.name not in BUILT_IN:
+                        note("kind", f"Felix {compat.name} does not know it", ignored(compat.name))
+                    return []
+                return [(v1.TierKey(written.metadata.name), calico.tier(written))]
             case objects.EndpointSlice():
                 if not compat.services:
                     return []
                 slice_key = v1.SliceKey(written.metadata.namespace, written.metadata.name)
-                return [(slice_key, kubernetes.service_endpoints(written))]
+                return [(slice_key, kubernetes.service_endpoints(written, note))]
         return []
 
-    def _policy(self, written: objects.NetworkPolicy, kind: str, note: calico.Note) -> tuple[v1.Key, v1.Value]:
+    def _policy(self, written: objects.NetworkPolicy, kind: str, note: Note) -> tuple[v1.Key, v1.Value]:
         name = calico.policy_name(written.metadata.name, written.metadata.namespace)
-        key = v1.PolicyKey(name, kind, self._tier(written.spec))
+        key = v1.PolicyKey(name, kind, self._tier(written.spec, note))
         return key, calico.network_policy(written, self._compat, note)
 
-    def _tier(self, spec: objects.NetworkPolicySpec) -> str:
-        return (spec.tier or "default") if self._compat.tiers else "default"
+    def _tier(self, spec: objects.NetworkPolicySpec, note: Note) -> str:
+        tier = spec.tier or "default"
+        if self._compat.tiers or tier == "default":
+            return tier
+        note("spec.tier", f"there is one tier there, and {tier!r} is not it", ignored(self._compat.name))
+        return "default"
 
-    def _profile(self, profile: objects.Profile, note: calico.Note) -> Iterator[tuple[v1.Key, v1.Value | None]]:
+    def _profile(self, profile: objects.Profile, note: Note) -> Iterator[tuple[v1.Key, v1.Value | None]]:
         name, labels = profile.metadata.name, profile.spec.labels_to_apply
         yield v1.ProfileLabelsKey(name), v1.ProfileLabels(labels) if labels else None
         yield v1.ProfileRulesKey(name), calico.profile_rules(profile, self._compat, note)

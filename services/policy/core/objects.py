@@ -143,6 +143,7 @@ class SlicePort(_Part, frozen=True):
 
 
 class EndpointSlice(Object, frozen=True):
+    address_type: str = ""
     endpoints: tuple[SliceEndpoint, ...] = ()
     ports: tuple[SlicePort, ...] = ()
 

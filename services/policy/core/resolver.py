@@ -16,7 +16,7 @@ LocalKey = v1.WorkloadKey | v1.HostEndpointKey
 LocalGroup = Group[v1.PolicyKey, LocalKey]
 
 _LAST = float("inf")
-_BUILT_IN = {
+BUILT_IN = {
     "adminnetworkpolicy": v1.Tier(1_000.0, "Pass"),
     "kube-admin": v1.Tier(1_000.0, "Pass"),
     "default": v1.Tier(1_000_000.0, "Deny"),
@@ -152,12 +152,12 @@ class Resolver:
             return ""
         if passes:
             return "Pass"
-        known = self._tiers.get(tier) or _BUILT_IN.get(tier)
+        known = self._tiers.get(tier) or BUILT_IN.get(tier)
         return known.default_action if known is not None else ""
 
     def _order(self, key: v1.PolicyKey) -> tuple[bool, float, str, float, str]:
         """Known tiers first, then the tier's order and name, then the policy's."""
-        tier = self._tiers.get(key.tier) or _BUILT_IN.get(key.tier)
+        tier = self._tiers.get(key.tier) or BUILT_IN.get(key.tier)
         order = tier.order if tier is not None else None
         own = self._policies[key].order
         name = key.name if not self._compat.kinds else _sort_name(key, self._policies[key].namespace)

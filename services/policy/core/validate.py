@@ -37,14 +37,15 @@ def _require(holds: bool, field: str, reason: str) -> None:
 
 
 def check(value: v1.Value, compat: Compat) -> None:
-    """Raises Invalid with the first bad field of a v1 value."""
+    """Raises Invalid with the first bad field of a v1 value, named as in the object that it was written as."""
     match value:
         case v1.WorkloadEndpoint():
             _require(bool(value.name), "name", "an endpoint needs its interface's name")
-            _require(not value.allow_spoofed_source_ips, "allow_spoofed_source_ips", "spoofing is not allowed here")
+            _require(not value.allow_spoofed_source_ips, "metadata.annotations", "spoofing is not allowed here")
             _check_endpoint_ports(value.ports, compat)
         case v1.HostEndpoint():
-            _require(not value.name or _INTERFACE.fullmatch(value.name) is not None, "name", "no interface's name")
+            named = not value.name or _INTERFACE.fullmatch(value.name) is not None
+            _require(named, "spec.interfaceName", f"{value.name!r} is no interface's name")
             _check_labels(value.labels)
             _check_names(value.profile_ids)
             _check_endpoint_ports(value.ports, compat)
@@ -52,14 +53,14 @@ def check(value: v1.Value, compat: Compat) -> None:
             _check_labels(value.labels)
             _check_names(value.profile_ids)
         case v1.Policy():
-            _check_selector(value.selector, "selector", compat)
-            _check_rules(value.inbound_rules, "inbound_rules", compat)
-            _check_rules(value.outbound_rules, "outbound_rules", compat)
+            _check_selector(value.selector, "spec.selector", compat)
+            _check_rules(value.inbound_rules, "spec.ingress", compat)
+            _check_rules(value.outbound_rules, "spec.egress", compat)
         case v1.ProfileResource():
             _require(not value.flaw, value.flaw_field, value.flaw)
         case v1.ProfileRules():
-            _check_rules(value.inbound_rules, "inbound_rules", compat)
-            _check_rules(value.outbound_rules, "outbound_rules", compat)
+            _check_rules(value.inbound_rules, "spec.ingress", compat)
+            _check_rules(value.outbound_rules, "spec.egress", compat)
 
 
 def _check_endpoint_ports(ports: Sequence[v1.EndpointPort], compat: Compat) -> None:
@@ -72,13 +73,13 @@ def _check_endpoint_ports(ports: Sequence[v1.EndpointPort], compat: Compat) -> N
 
 def _check_labels(labels: dict[str, str]) -> None:
     for key, value in labels.items():
-        _require(_LABEL_KEY.fullmatch(key) is not None, f"labels[{key}]", "no label's name")
-        _require(_LABEL_VALUE.fullmatch(value) is not None, f"labels[{key}]", f"{value!r} is no label's value")
+        _require(_LABEL_KEY.fullmatch(key) is not None, f"metadata.labels[{key}]", "no label's name")
+        _require(_LABEL_VALUE.fullmatch(value) is not None, f"metadata.labels[{key}]", f"{value!r} is no label's value")
 
 
 def _check_names(names: Sequence[str]) -> None:
     for i, name in enumerate(names):
-        _require(_NAME.fullmatch(name) is not None, f"profile_ids[{i}]", f"{name!r} is no profile's name")
+        _require(_NAME.fullmatch(name) is not None, f"spec.profiles[{i}]", f"{name!r} is no profile's name")
 
 
 def _check_selector(text: str, field: str, compat: Compat) -> None:
@@ -93,34 +94,34 @@ def _check_rules(rules: Sequence[v1.Rule], field: str, compat: Compat) -> None:
         _check_rule(rule, f"{field}[{i}]", compat)
 
 
-_SELECTORS: Final = (
-    "src_selector",
-    "dst_selector",
-    "not_src_selector",
-    "not_dst_selector",
-    "orig_src_selector",
-    "orig_dst_selector",
-    "orig_src_namespace_selector",
-    "orig_dst_namespace_selector",
-    "not_orig_src_selector",
-    "not_orig_dst_selector",
-    "orig_src_service_acct_selector",
-    "orig_dst_service_acct_selector",
-)
+_SELECTORS: Final = {
+    "src_selector": "source.selector",
+    "dst_selector": "destination.selector",
+    "not_src_selector": "source.notSelector",
+    "not_dst_selector": "destination.notSelector",
+    "orig_src_selector": "source.selector",
+    "orig_dst_selector": "destination.selector",
+    "orig_src_namespace_selector": "source.namespaceSelector",
+    "orig_dst_namespace_selector": "destination.namespaceSelector",
+    "not_orig_src_selector": "source.notSelector",
+    "not_orig_dst_selector": "destination.notSelector",
+    "orig_src_service_acct_selector": "source.serviceAccounts.selector",
+    "orig_dst_service_acct_selector": "destination.serviceAccounts.selector",
+}
 
 
 def _check_rule(rule: v1.Rule, field: str, compat: Compat) -> None:
-    _require(rule.ip_version in (None, 4, 6), f"{field}.ip_version", f"{rule.ip_version} is neither 4 nor 6")
+    _require(rule.ip_version in (None, 4, 6), f"{field}.ipVersion", f"{rule.ip_version} is neither 4 nor 6")
     for protocol in (rule.protocol, rule.not_protocol):
         known = protocol is None or protocol in _PROTOCOLS or (isinstance(protocol, int) and 1 <= protocol <= 255)
         _require(known, f"{field}.protocol", f"{protocol!r} is no protocol")
     for kind in (rule.icmp_type, rule.not_icmp_type):
-        _require(kind is None or 0 <= kind <= 254, f"{field}.icmp_type", f"{kind} is no type of ICMP")
+        _require(kind is None or 0 <= kind <= 254, f"{field}.icmp.type", f"{kind} is no type of ICMP")
     for code in (rule.icmp_code, rule.not_icmp_code):
-        _require(code is None or 0 <= code <= 255, f"{field}.icmp_code", f"{code} is no code of ICMP")
-    for name in _SELECTORS:
+        _require(code is None or 0 <= code <= 255, f"{field}.icmp.code", f"{code} is no code of ICMP")
+    for name, written in _SELECTORS.items():
         if text := getattr(rule, name):
-            _check_selector(text, f"{field}.{name}", compat)
+            _check_selector(text, f"{field}.{written}", compat)
     for ports in (rule.src_ports, rule.dst_ports, rule.not_src_ports, rule.not_dst_ports):
         if ports:
             _check_ports(ports, rule.protocol, field, compat)

@@ -149,7 +149,7 @@ def test_older_versions_do_not_know_them_and_it_is_said() -> None:
     cluster = Cluster([*PODS, admin(rule("Deny"))], FELIX_3_24_5)
     assert cluster.judge("x/web", "ingress", ONTO_WEB).allowed
     assert [str(problem) for problem in cluster.problems] == [
-        "AdminNetworkPolicy p: kind Felix 3.24.5 does not know it (passed over)"
+        "AdminNetworkPolicy p: kind Felix 3.24.5 does not know it (ignored by profile 3.24.5)"
     ]
 
 

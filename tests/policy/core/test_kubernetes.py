@@ -127,9 +127,11 @@ def test_a_rule_that_cannot_be_converted_is_dropped_and_noted(rule: Any, field: 
     """The others stay: an unreadable network must never come to mean everybody."""
     raw = {"metadata": {"name": "p", "namespace": "n"}, "spec": {"ingress": [rule, {"ports": [{"port": 80}]}]}}
     notes: list[str] = []
-    converted = kubernetes.network_policy(
-        msgspec.convert(raw, objects.KubePolicy), FELIX_3_24_5, lambda field, reason: notes.append(field)
-    )
+
+    def note(field: str, reason: str, effect: str = "") -> None:
+        notes.append(field)
+
+    converted = kubernetes.network_policy(msgspec.convert(raw, objects.KubePolicy), FELIX_3_24_5, note)
     assert notes == [field]
     assert [rule.destination.ports for rule in converted.spec.ingress] == [(80,)]
 

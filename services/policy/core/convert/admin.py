@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from typing import Final
 
 from services.policy.core import nets, objects, v1
-from services.policy.core.convert.calico import Note
 from services.policy.core.convert.kubernetes import selector_text, simplified_ports
-from services.policy.core.problems import Invalid
+from services.policy.core.problems import Invalid, Note
 
 ADMIN, BASELINE = "adminnetworkpolicy", "baselineadminnetworkpolicy"
 KUBE_ADMIN, KUBE_BASELINE = "kube-admin", "kube-baseline"

@@ -4,18 +4,15 @@ The selectors' *text* matters: its canonical form decides the ids of IP sets. So
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from services.policy.core import nets, objects, v1
-from services.policy.core.problems import Invalid
+from services.policy.core.problems import Invalid, Note, ignored
 from services.policy.core.profiles import Compat
 from services.policy.core.selectors import Language, SelectorError, parse
 
 NAMESPACE = "projectcalico.org/namespace"
 SERVICE_ACCOUNT = "projectcalico.org/serviceaccount"
-
-Note = Callable[[str, str], None]
-"""Called with a field and a reason when a part of an object is passed over."""
 
 _ACTIONS = ("Allow", "Deny", "Log", "Pass")
 _NUMBER = re.compile(r"[0-9]{1,9}", re.ASCII)
@@ -34,6 +31,7 @@ def policy_name(name: str, namespace: str) -> str:
 def network_policy(policy: objects.NetworkPolicy, compat: Compat, note: Note) -> v1.Policy:
     """A namespaced policy; selects only within its namespace. Raises Invalid."""
     spec, namespace = policy.spec, policy.metadata.namespace
+    _note_types(spec, note)
     selector = f"{NAMESPACE} == '{namespace}'"
     if spec.selector:
         selector = f"({spec.selector}) && {selector}"
@@ -56,6 +54,9 @@ def global_policy(policy: objects.GlobalNetworkPolicy, compat: Compat, note: Not
     """A policy of the whole cluster, host endpoints included. Raises Invalid."""
     spec = policy.spec
     selector = spec.selector
+    _note_types(spec, note)
+    if spec.do_not_track and spec.pre_dnat:
+        note("spec.preDNAT", "does not go with doNotTrack, and that wins")
     _note_unknown_scopes(compat, note, namespaceSelector=spec.namespace_selector, **_account_scope(spec))
     if compat.policy_scopes:
         # Each rewrite of all() hits the whole text, also what the user wrote: the original does the same.
@@ -77,6 +78,12 @@ def global_policy(policy: objects.GlobalNetworkPolicy, compat: Compat, note: Not
     )
 
 
+def _note_types(spec: objects.NetworkPolicySpec, note: Note) -> None:
+    for direction in spec.types:
+        if direction.lower() not in ("ingress", "egress"):
+            note("spec.types", f"{direction!r} is neither Ingress nor Egress: it governs nothing")
+
+
 def _account_scope(spec: objects.NetworkPolicySpec) -> dict[str, str]:
     return {"serviceAccountSelector": spec.service_account_selector}
 
@@ -84,7 +91,7 @@ def _account_scope(spec: objects.NetworkPolicySpec) -> dict[str, str]:
 def _note_unknown_scopes(compat: Compat, note: Note, **scopes: str) -> None:
     for name, text in scopes.items():
         if text and not compat.policy_scopes:
-            note(f"spec.{name}", f"Felix {compat.name} does not know it, so it limits nothing")
+            note(f"spec.{name}", "not known there, so it limits nothing", ignored(compat.name))
 
 
 def _order(order: float | None) -> float | None:
@@ -124,7 +131,12 @@ def _rule(rule: objects.Rule, namespace: str, compat: Compat, field: str, note: 
     if rule.action not in _ACTIONS:
         note(f"{field}.action", f"{rule.action!r} is no action")
     if not services and (source.services or destination.services):
-        note(f"{field}.services", f"Felix {compat.name} does not know it, so it limits nothing")
+        note(f"{field}.services", "not known there, so it limits nothing", ignored(compat.name))
+    if rule.http is not None:
+        note(f"{field}.http", "only a proxy for HTTP can tell, and there is none: it limits nothing")
+    for match, name in ((icmp, "icmp"), (not_icmp, "notICMP")):
+        if match.code is not None and match.type is None:
+            note(f"{field}.{name}.code", "a code without a type limits nothing")
     return v1.Rule(
         action="next-tier" if rule.action == "Pass" else rule.action.lower(),
         ip_version=rule.ip_version,

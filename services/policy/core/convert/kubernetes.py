@@ -14,7 +14,7 @@ import msgspec
 
 from services.policy.core import nets, objects, v1
 from services.policy.core.convert import calico
-from services.policy.core.problems import Invalid
+from services.policy.core.problems import Invalid, Note, ignored
 from services.policy.core.profiles import Compat
 
 ORCHESTRATOR: Final = "projectcalico.org/orchestrator"
@@ -223,9 +223,10 @@ def _named_ports(spec: objects.PodSpec, compat: Compat) -> Iterator[v1.EndpointP
 # ---- policies
 
 
-def network_policy(policy: objects.KubePolicy, compat: Compat, note: calico.Note) -> objects.NetworkPolicy:
+def network_policy(policy: objects.KubePolicy, compat: Compat, note: Note) -> objects.NetworkPolicy:
     """The Calico policy that means the same. A rule that cannot be converted is noted and left out."""
     spec = policy.spec
+    _note_operators(spec.pod_selector, "spec.podSelector", note)
     ingress = [
         rule
         for i, entry in enumerate(spec.ingress)
@@ -271,17 +272,27 @@ def selector_text(selector: objects.LabelSelector | None, *, pods: bool) -> str:
     return " && ".join(terms) if terms else "all()"
 
 
+def _note_operators(selector: objects.LabelSelector | None, field: str, note: Note) -> None:
+    """An operator that does not exist makes no term, so the selector selects more than it says."""
+    for i, requirement in enumerate(selector.match_expressions if selector is not None else ()):
+        if requirement.operator not in ("In", "NotIn", "Exists", "DoesNotExist"):
+            note(f"{field}.matchExpressions[{i}].operator", f"{requirement.operator!r} is none: it limits nothing")
+
+
 def _rules(
     ports: tuple[objects.PolicyPort, ...],
     peers: tuple[objects.Peer, ...],
     ingress: bool,
     compat: Compat,
     field: str,
-    note: calico.Note,
+    note: Note,
 ) -> list[objects.Rule]:
     peer_field = f"{field}.{'from' if ingress else 'to'}"
     try:
-        groups = _merged_ports(ports, f"{field}.ports") if compat.merged_ports else _single_ports(ports)
+        if compat.merged_ports:
+            groups = _merged_ports(ports, f"{field}.ports")
+        else:
+            groups = _single_ports(ports, f"{field}.ports", compat, note)
         sides = [_peer(peer, f"{peer_field}[{i}]", note) for i, peer in enumerate(peers)] or [objects.EntityRule()]
         return [_allow(protocol, numbers, side, ingress) for protocol, numbers in groups for side in sides]
     except Invalid as error:
@@ -296,7 +307,11 @@ def _allow(protocol: str | None, ports: tuple[v1.Port, ...], side: objects.Entit
     return objects.Rule(action="Allow", protocol=protocol, destination=msgspec.structs.replace(side, ports=ports))
 
 
-def _peer(peer: objects.Peer, field: str, note: calico.Note) -> objects.EntityRule:
+def _peer(peer: objects.Peer, field: str, note: Note) -> objects.EntityRule:
+    _note_operators(peer.pod_selector, f"{field}.podSelector", note)
+    _note_operators(peer.namespace_selector, f"{field}.namespaceSelector", note)
+    if peer.ip_block is not None and (peer.pod_selector is not None or peer.namespace_selector is not None):
+        note(f"{field}.ipBlock", "excludes selectors: they are ignored")
     if peer.ip_block is None:
         return objects.EntityRule(
             selector=selector_text(peer.pod_selector, pods=True),
@@ -317,14 +332,20 @@ _PortGroup = tuple[str | None, tuple[v1.Port, ...]]
 """A protocol and its ports; no ports at all means every one of them."""
 
 
-def _single_ports(ports: tuple[objects.PolicyPort, ...]) -> list[_PortGroup]:
+def _single_ports(ports: tuple[objects.PolicyPort, ...], field: str, compat: Compat, note: Note) -> list[_PortGroup]:
     """The oldest version's: one group per entry, no ranges, and an empty entry restricts nothing."""
     groups: list[_PortGroup] = []
     for i, entry in enumerate(ports):
+        if entry.end_port is not None:
+            note(f"{field}[{i}].endPort", f"no ranges there: only port {entry.port} is meant", ignored(compat.name))
+        if entry.port is None and entry.protocol is None:
+            note(f"{field}[{i}]", "empty: every protocol is meant there, not TCP alone", ignored(compat.name))
+        if not compat.sctp and entry.port is not None and entry.protocol == "SCTP":
+            note(f"{field}[{i}].protocol", "SCTP has no ports there: the whole policy is dropped", ignored(compat.name))
         if entry.port is None:
             groups.append((entry.protocol, ()))
         else:
-            groups.append((entry.protocol or "TCP", (calico.port(entry.port, f"ports[{i}]"),)))
+            groups.append((entry.protocol or "TCP", (calico.port(entry.port, f"{field}[{i}]"),)))
     return groups or [(None, ())]
 
 
@@ -371,12 +392,16 @@ def _bounds(port: v1.Port) -> tuple[int, int]:
 # ---- services
 
 
-def service_endpoints(slice_: objects.EndpointSlice) -> v1.ServiceEndpoints | None:
+def service_endpoints(slice_: objects.EndpointSlice, note: Note) -> v1.ServiceEndpoints | None:
     """What the slice says of its service; None when it has none. Readiness does not matter here."""
     service = slice_.metadata.labels.get("kubernetes.io/service-name", "")
     if not service:
         return None
     addresses = [nets.address(text) for endpoint in slice_.endpoints for text in endpoint.addresses]
+    if None in addresses and slice_.address_type != "FQDN":
+        note("endpoints", "not all of the addresses are addresses: the others are left out")
+    if any(port.port is not None and not 0 < port.port <= 65535 for port in slice_.ports):
+        note("ports", "not all of the ports are ports: the others are left out")
     return v1.ServiceEndpoints(
         service=f"{slice_.metadata.namespace}/{service}",
         addresses=tuple(text for text in addresses if text is not None),
