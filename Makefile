@@ -1,7 +1,7 @@
 # `make demo` and `make test` do everything on a fresh Debian 12 machine, as root.
 PYTHON := .venv/bin/python
 
-.PHONY: demo test test-compose test-kernel setup lint unit system bench replay nightly fuzz clean
+.PHONY: demo test test-compose test-kernel setup lint unit system bench conformance replay nightly fuzz clean
 
 MODE ?= shared-veth
 demo: setup          ## the main job, end to end, on the lab; MODE=vpc-route: in another mode
@@ -37,6 +37,9 @@ bench: setup         ## ratios measured side by side; writes build/bench.json
 	$(PYTHON) -m tests.bench.cni_bench
 	$(PYTHON) -m tests.bench.policy_bench
 	$(PYTHON) -m tests.bench.bandwidth_bench
+
+conformance: setup   ## every cyclonus step with at most nine pods, live on two nodes with real packets
+	TERWAY_CONFORMANCE=all .venv/bin/pytest -q -s tests/conformance
 
 replay:              ## FILES="…": recorded universes and selectors through the policy calculation
 	$(PYTHON) -m tests.policy.replay $(FILES)

@@ -207,7 +207,13 @@ def parse_pod(text: str) -> PodKey:
 
 
 def _container_ports(ports: Sequence[Port]) -> list[dict[str, object]]:
-    return [{"containerPort": port.number, "protocol": port.protocol.upper()} for port in ports]
+    return [
+        {"name": f"serve-{port}".replace("/", "-"), "containerPort": port.number, "protocol": port.protocol.upper()}
+        for port in ports
+        if len(f"serve-{port}") <= 15  # no longer name is valid
+    ] + [
+        {"containerPort": port.number, "protocol": port.protocol.upper()} for port in ports if len(f"serve-{port}") > 15
+    ]
 
 
 def _running(sandbox: Sandbox) -> dict[str, object]:

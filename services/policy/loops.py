@@ -50,6 +50,11 @@ class Flushing:
         self._forced.set()
         self._changed.set()
 
+    @property
+    def waiting(self) -> bool:
+        """Whether something changed that is not flushed yet."""
+        return self._changed.is_set()
+
     async def run(self, reporter: Reporter) -> None:
         """Until cancelled."""
         clock = asyncio.get_running_loop().time

@@ -55,6 +55,8 @@ class State(msgspec.Struct, frozen=True):
     invalid: list[Problem]
     watches: list[ReflectorState]
     enforced: EnforcedState | None = None
+    settled: bool = False
+    """All that was heard is calculated and, where it is enforced, in the kernel."""
     sandboxes: int = 0
     """wired on this node, as far as rules go"""
 
@@ -94,8 +96,15 @@ class Report:
             invalid=problems[:SHOWN],
             watches=inputs.watches,
             enforced=self._enforcer.state() if self._enforcer is not None else None,
+            settled=self.settled(),
             sandboxes=self._gate.count() if self._gate is not None else 0,
         )
+
+    def settled(self) -> bool:
+        """Whether all that the mirrors have said so far is in force."""
+        if not self._live.synced.is_set() or self._live.flushing.waiting:
+            return False
+        return self._enforcer is None or not self._enforcer.pending
 
     def counts(self) -> Counts:
         """How much there is."""

@@ -1,0 +1,85 @@
+"""Cyclonus' cases live: every step that has the nine pods, on two nodes, with the real services and real packets.
+
+60 steps in the suite; all of them with TERWAY_CONFORMANCE=all, as `make conformance` does. SCTP is left to
+tests/system/policy: this machine's kernel may have no such sockets. A pod's way to itself passes no hook (the vectors'
+README) and is not asked.
+"""
+
+import json
+import os
+import time
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from compose.lab.serve import Port
+from tests.conformance.site import Probe, Site, site
+from tests.policy.conftest import vectors
+
+__all__ = ["vectors"]
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(1800)]
+
+ALL = os.environ.get("TERWAY_CONFORMANCE") == "all"
+SAMPLE = 60
+
+Json = Any
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def cluster() -> AsyncIterator[Site]:
+    async with site(f"np{uuid.uuid4().hex[:6]}") as made:
+        yield made
+
+
+def steps(document: Json) -> list[tuple[str, Json]]:
+    """Name and content of the steps with at most nine pods, all or evenly chosen."""
+    found = [
+        (f"{case['id']} step {number}: {case['description']}", step)
+        for case in document["cases"]
+        for number, step in enumerate(case["steps"])
+        if len(step["pods"]) <= 9
+    ]
+    return found if ALL else [found[place * len(found) // SAMPLE] for place in range(SAMPLE)]
+
+
+def cells(step: Json) -> dict[Probe, str]:
+    """Each probe by TCP or UDP between two pods, and cyclonus' word."""
+    names = [f"{pod['namespace']}/{pod['name']}" for pod in step["pods"]]
+    return {
+        Probe(source, destination, Port(int(port), protocol.lower())): expected
+        for probed, rows in step["expected"].items()
+        for protocol, _, port in [probed.partition("/")]
+        if protocol in ("TCP", "UDP")
+        for source, row in zip(names, rows, strict=True)
+        for destination, expected in zip(names, row, strict=True)
+        if source != destination
+    }
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_every_cell(vectors: Path, cluster: Site) -> None:
+    document = json.loads((vectors / "cyclonus_vectors.json").read_text())
+    asked = denied = 0
+    wrong: list[str] = []
+    began = time.monotonic()
+    chosen = steps(document)
+    for name, step in chosen:
+        await cluster.enter(step)
+        expected = cells(step)
+        answers = await cluster.ask(expected)
+        for probe, cell in expected.items():
+            asked += 1
+            denied += cell != "."
+            # A denied connection is answered by nothing at all: no reset, no ICMP.
+            if answers[probe] != ("." if cell == "." else "X"):
+                wrong.append(
+                    f"{name}: {probe.source} -> {probe.destination} {probe.port}: {answers[probe]}, not {cell}"
+                )
+    print(f"{len(chosen)} steps, {asked} cells, {denied} denied, {time.monotonic() - began:.1f} s")
+    assert asked >= 72 * len(chosen)
+    assert 0 < denied < asked
+    assert not wrong, f"{len(wrong)} of {asked} cells: {wrong[:10]}"
