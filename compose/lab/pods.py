@@ -207,13 +207,15 @@ def parse_pod(text: str) -> PodKey:
 
 
 def _container_ports(ports: Sequence[Port]) -> list[dict[str, object]]:
-    return [
-        {"name": f"serve-{port}".replace("/", "-"), "containerPort": port.number, "protocol": port.protocol.upper()}
-        for port in ports
-        if len(f"serve-{port}") <= 15  # no longer name is valid
-    ] + [
-        {"containerPort": port.number, "protocol": port.protocol.upper()} for port in ports if len(f"serve-{port}") > 15
-    ]
+    """With names, for policies that go by them; a name may come once, and has at most 15 characters."""
+    listed: list[dict[str, object]] = []
+    for place, port in enumerate(ports):
+        entry: dict[str, object] = {"containerPort": port.number, "protocol": port.protocol.upper()}
+        name = f"serve-{port.number}-{port.protocol}"
+        if len(name) <= 15 and port not in ports[:place]:
+            entry["name"] = name
+        listed.append(entry)
+    return listed
 
 
 def _running(sandbox: Sandbox) -> dict[str, object]:
