@@ -13,8 +13,11 @@ from shared.config import ConfigError, load
 from shared.eni_conf import EniConf, load_eni_conf
 from shared.model import Cidr, Mode
 
-DUAL_MODES = (Mode.SHARED_VETH, Mode.VPC_ROUTE)
+DUAL_MODES = (Mode.SHARED_VETH, Mode.EXCLUSIVE_ENI, Mode.VPC_ROUTE)
 """Modes whose pods may have an IPv6 address beside the IPv4 one."""
+
+BESIDE_THE_NODE = (Mode.EXCLUSIVE_ENI, Mode.SHARED_IPVLAN)
+"""Modes whose pods have a way into the VPC that does not cross the node's stack."""
 
 
 class EniManagerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -48,6 +51,9 @@ class EniManagerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     symmetric_routing: bool = True
     """Answers to what came in by the primary interface leave by it (terway.md §5.8, where it is off): NodePorts and
     host ports of pods need it."""
+    host_stack_cidrs: tuple[Cidr, ...] = (Cidr("169.254.20.10/32"),)
+    """What pods reach by the node's own stack in the modes whose pods could bypass it (terway.md §2.3), beside the
+    Services' ranges in `eni_conf.service_cidr`. As it is: NodeLocal DNS."""
     route_table: str = ""
     """In mode vpc-route, the VPC's route table that gets this node's entries. Empty: the VPC's own (System)."""
     no_masquerade: tuple[Cidr, ...] = ()
@@ -76,7 +82,12 @@ class EniManagerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             for name in ("call_timeout_s", "device_wait_s")
             if getattr(self, name) <= 0
         ]
-        problems += [f"no_masquerade: {text!r} is no network" for text in self.no_masquerade if not _is_network(text)]
+        problems += [
+            f"{name}: {text!r} is no network"
+            for name in ("no_masquerade", "host_stack_cidrs")
+            for text in getattr(self, name)
+            if not _is_network(text)
+        ]
         if self.gather_s < 0:
             problems.append(f"gather_s: expected 0 or more, got {self.gather_s:g}")
         if problems:
@@ -95,6 +106,12 @@ class Settings(NamedTuple):
 
     own: EniManagerConfig
     eni: EniConf
+
+    @property
+    def host_stack(self) -> tuple[Cidr, ...]:
+        """What pods reach by the node's own stack, in canonical form."""
+        ranges = (*self.eni.service_cidrs, *self.own.host_stack_cidrs)
+        return tuple(dict.fromkeys(Cidr(str(ip_network(text))) for text in ranges))
 
 
 _ALIASES = {
@@ -123,6 +140,11 @@ def read(path: Path | None, env: Mapping[str, str], patch: Mapping[str, Any] = {
         problems.append(
             f"eni_conf.ip_stack: dual is not available in mode {own.mode}; set it to ipv4, or eni_manager.mode to "
             f"{' or '.join(DUAL_MODES)}"
+        )
+    if own.mode in BESIDE_THE_NODE and not eni.service_cidrs:
+        problems.append(
+            f"eni_conf.service_cidr: mode {own.mode} needs the Services' range, for pods reach Services by their node; "
+            "set it to the cluster's, such as 172.21.0.0/20"
         )
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))

@@ -14,9 +14,9 @@ bears our marks, and unplug goes by those. The journal is what knows of sandboxe
 
 import asyncio
 import errno
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from types import TracebackType
 from typing import Final, ParamSpec, Protocol, Self, TypeVar
 from weakref import WeakValueDictionary
@@ -46,12 +46,15 @@ from shared.contracts.ipam import Lease
 from shared.crashpoint import crashpoint
 from shared.errors import Conflict, Internal, NotFound, Unavailable
 from shared.health import Reporter
-from shared.model import AttachmentKey, Ip, Mac, Subnet
+from shared.model import AttachmentKey, Ip, Mac, Mode, Subnet
 from shared.reconcile import ReconcileLoop
 
 log = logs.get(__name__)
 P = ParamSpec("P")
 T = TypeVar("T")
+
+HOMECOMING_S: Final = 5.0
+"""How long a plug waits for its ENI. The kernel ends a namespace, and sends its devices home, within a second."""
 
 _PASSING: Final = frozenset({errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.ENOBUFS, errno.ENOMEM})
 
@@ -83,7 +86,6 @@ class Dataplane:
     """Wires pods. An async context manager; `run()` does what is due without being asked.
 
     `linger_s`: how long an unplugged link waits for others (or for its namespace's end) before it is deleted.
-    `nat`: which packets of pods bear the node's address; None: not known yet, what an earlier life set stays.
     `nat`: which packets of pods bear the node's address; None: not known yet, what an earlier life set stays.
     `symmetric`: answers leave by the primary interface that their questions came in by (core/wiring/symmetric.py).
     """
@@ -154,6 +156,8 @@ class Dataplane:
         lease = request.lease
         async with self._alone(lease.key):
             await self._clear_addresses(lease)
+            if lease.mode is Mode.EXCLUSIVE_ENI:
+                await self._await_home(request)
             crashpoint("eni.plug.before_journal")
             wiring, refused = await asyncio.gather(
                 self._call(self._plumbing.connect, lease, request.netns, request.mtu),
@@ -167,7 +171,7 @@ class Dataplane:
                 raise wiring
             self._strays.pop(lease.key, None)
         veth = wiring.veth
-        return Plugged(mac=veth.pod_mac, host_mac=veth.host_mac, mtu=veth.mtu)
+        return Plugged(mac=wiring.pod_mac, host_mac=veth.host_mac, mtu=veth.mtu)
 
     async def unplug(self, request: Unplug) -> Unplugged:
         """Disconnect a sandbox; one that is not known, or gone, is success. Conflict: it lives, and was not to."""
@@ -175,7 +179,7 @@ class Dataplane:
             lease = self._wired.get(request.key) or request.lease
             if request.unless_alive and request.key in await self._call(self._plumbing.marked_links):
                 raise Conflict(f"{request.key} is still connected")
-            return Unplugged(found=await self._withdraw(request.key, lease))
+            return Unplugged(found=await self._withdraw(request.key, lease, request.netns))
 
     async def check(self, request: Check) -> Checked:
         """Compare a sandbox's wiring with what its lease wants, on both sides of the link."""
@@ -212,11 +216,22 @@ class Dataplane:
 
     async def ensure_eni(self, mac: Mac, subnet4: Subnet | None, subnet6: Subnet | None = None) -> EniLink:
         """Make an ENI ready for pods. Raises NotFound when no link has this MAC."""
+        if self.node.mode is Mode.EXCLUSIVE_ENI:
+            seen = await self._whereabouts(mac)
+            if seen is None:
+                raise NotFound(f"no link of this node has MAC {mac}", retry_after=1.0)
+            return EniLink(seen.name, seen.index)
         return await self._call(self._plumbing.ensure_eni, mac, subnet4, subnet6)
 
     async def wait_for_link(self, mac: Mac, timeout_s: float = 10.0) -> SeenLink:
         """Wait for a hot-plugged ENI to appear. Raises Unavailable when it does not."""
-        return await wait_for_link(mac, lambda: self._call(self._plumbing.find, mac), timeout_s)
+
+        def look() -> Awaitable[SeenLink | None]:
+            if self.node.mode is Mode.EXCLUSIVE_ENI:
+                return self._whereabouts(mac)
+            return self._call(self._plumbing.find, mac)
+
+        return await wait_for_link(mac, look, timeout_s)
 
     async def set_nat(self, nat: Nat) -> None:
         """Say which packets of pods bear the node's address from now on."""
@@ -235,7 +250,20 @@ class Dataplane:
         await self._store.put_attachment(request.lease, netns=request.netns, mtu=request.mtu)
         crashpoint("eni.plug.after_journal")
 
-    async def _withdraw(self, key: AttachmentKey, lease: Lease | None) -> bool:
+    def _held(self, mac: Mac) -> bool:
+        """Does an attachment have this ENI to itself?"""
+        return any(lease.eni_mac == mac for key, lease in self._wired.items() if key not in self._leaving)
+
+    async def _await_home(self, request: Plug) -> None:
+        """An ENI whose last sandbox has just ended is on its way home. If it does not come, the plug says so."""
+        mac = request.lease.eni_mac
+        with suppress(Unavailable):
+            await wait_for_link(mac, lambda: self._whereabouts(mac, request.netns), HOMECOMING_S)
+
+    def _whereabouts(self, mac: Mac, netns_path: str | None = None) -> Awaitable[SeenLink | None]:
+        return self._call(self._plumbing.whereabouts, mac, held=self._held(mac), netns_path=netns_path)
+
+    async def _withdraw(self, key: AttachmentKey, lease: Lease | None, netns: str | None = None) -> bool:
         host_link = self._host_link_by_marks(key) if lease is None else lease.host_link
         if host_link is None:
             return False
@@ -244,7 +272,10 @@ class Dataplane:
         self._leaving.add(key)
         try:
             addresses = None if lease is None else lease.addresses
-            found = await self._call(self._plumbing.disconnect, key, host_link, addresses, kept)
+            nic = lease.eni_mac if lease is not None and lease.mode is Mode.EXCLUSIVE_ENI else None
+            found = await self._call(
+                self._plumbing.disconnect, key, host_link, addresses, kept, nic=nic, netns_path=netns
+            )
             self._reap.poke()
             crashpoint("eni.unplug.before_journal")
             await self._store.drop_attachment(key)
@@ -285,10 +316,20 @@ class Dataplane:
             log.warning("wiring_mended", what=sentence)
         for key, why in repaired.skipped.items():
             log.info("wiring_skipped", attachment=key, why=why)
+        if self.node.mode is Mode.EXCLUSIVE_ENI:
+            await self._fetch_strays()
+        if self.node.mode is Mode.EXCLUSIVE_ENI:
+            await self._call(self._plumbing.ensure_node_passes_on)
         if self._nat is not None:
             await self._call(self._plumbing.ensure_masquerade, self._nat)
         for sentence in await self._call(self._plumbing.ensure_symmetric, wanted=self._symmetric):
             log.info("symmetric_routing", what=sentence)
+
+    async def _fetch_strays(self) -> None:
+        """ENIs that no sandbox has and that are not at home: what held their namespaces has not let go of them."""
+        held = {lease.eni_mac for lease in self._wired.values()}
+        for mac in await self._call(self._plumbing.fetch_strays, held):
+            log.warning("eni_brought_home", mac=mac)
 
     async def _delete_retired(self) -> None:
         await self._on(self._reaper_thread, self._reaper.delete_retired)

@@ -19,7 +19,7 @@ from services.eni_manager.adapters.openapi import CloudError
 from services.eni_manager.core import capacity
 from services.eni_manager.core.drift import CloudEni, foreign_attached, strange_groups, strangers
 from services.eni_manager.core.machine import State
-from services.eni_manager.core.model import Eni, InstanceType, Wanted, limits
+from services.eni_manager.core.model import Eni, InstanceType, Sized, SlotState, Wanted, limits
 from services.eni_manager.core.node import Node
 from services.eni_manager.core.placement import Creation, VSwitch, order_vswitches, plan
 from services.eni_manager.driver import Keeper
@@ -94,7 +94,9 @@ class Loops:
         self._listed = False
         self._strange: frozenset[EniId] = frozenset()
         """ENIs whose security groups were strange in the last listing: said when the next one shows it, too (R25)."""
-        shortcomings = enumerate(capacity.shortcomings(world.node.kind))
+        exclusive = world.fleet.mode is Mode.EXCLUSIVE_ENI
+        mode = capacity.PodMode.EXCLUSIVE if exclusive else capacity.PodMode.SHARED
+        shortcomings = enumerate(capacity.shortcomings(world.node.kind, mode))
         world.fleet.set_warnings("type", {str(number): text for number, text in shortcomings})
 
     def resume(self) -> None:
@@ -220,7 +222,7 @@ class Loops:
             await self._vouch()
             raise
         fleet.set_trouble("cloud", "")
-        for eni in strangers(fleet.enis, listing, world.owner, max_slots=world.node.kind.ipv4_per_eni):
+        for eni in strangers(fleet.enis, listing, world.owner, max_slots=fleet.limits.per_eni):
             world.notice(eni.name, eni.story[-1])
             await world.record([Wanted(eni)])
             self._keep(eni.name)
@@ -233,7 +235,9 @@ class Loops:
         self._strange = frozenset(strange)
         foreign = foreign_attached(fleet.enis, listing, world.owner)
         most = world.conf.max_enis(world.node.kind.enis)
-        fleet.set_limits(limits(world.node.kind, most=most, foreign=foreign))
+        exclusive = fleet.mode is Mode.EXCLUSIVE_ENI
+        fleet.set_limits(limits(world.node.kind, most=most, foreign=foreign, exclusive=exclusive))
+        await self._size()
         if not self._listed:
             if world.dual:
                 self._block_without_ipv6([await self._vswitch(vswitch) for vswitch in world.node.vswitches])
@@ -246,11 +250,22 @@ class Loops:
         world.decide()
 
     async def _return_what_no_pod_can_have(self) -> None:
-        """In mode vpc-route no pod is on an ENI: those that an earlier mode left go back, all of them."""
-        world = self._world
-        if world.fleet.mode is Mode.VPC_ROUTE and world.fleet.enis:
-            await world.give_back([item for eni in world.fleet.enis.values() for item in eni.slots])
+        """What an earlier mode left goes back: in mode vpc-route every ENI, in mode exclusive-eni all but primaries."""
+        world, mode = self._world, self._world.fleet.mode
+        if mode not in (Mode.VPC_ROUTE, Mode.EXCLUSIVE_ENI):
+            return
+        slots = [slot for eni in world.fleet.enis.values() for slot in eni.slots.values()]
+        wanted = {slot.item for slot in slots if slot.primary and mode is Mode.EXCLUSIVE_ENI}
+        if unwanted := [s.item for s in slots if s.item not in wanted and s.state is not SlotState.RETURNING]:
+            await world.give_back(unwanted)
             self.poke()
+
+    async def _size(self) -> None:
+        """An ENI holds what the mode lets it, though it was made in another one."""
+        world, most = self._world, self._world.fleet.limits.per_eni
+        wrong = [eni.name for eni in world.fleet.enis.values() if eni.max_slots != most]
+        if wrong and world.fleet.mode is not Mode.VPC_ROUTE:
+            await world.record([Sized(name, most) for name in wrong])
 
     async def _list(self) -> list[CloudEni]:
         """What is attached here, and what bears this node's tag."""

@@ -102,9 +102,17 @@ async def serve(node: NodeConfig, settings: Settings, stop: asyncio.Event, *, wi
         if wiring is None:
             reporter = health.reporter("wiring-repair", deadline_s=1200.0)
             own6 = host.default_source6() if settings.eni.ip_stack == "dual" else None
-            own = Host(ipv4=_own_address(), ipv6=own6, mtu=settings.own.mtu)
-            # Where pods are on no ENI, all goes by the primary interface, and the mark would send answers away from pods.
-            symmetric = settings.own.symmetric_routing and settings.own.mode is not Mode.VPC_ROUTE
+            own = Host(
+                ipv4=_own_address(),
+                ipv6=own6,
+                mtu=settings.own.mtu,
+                mode=settings.own.mode,
+                host_stack=settings.host_stack,
+            )
+            # Where pods have ENIs to themselves no answer of theirs crosses the node but what it has masqueraded; where
+            # they are on none, all goes by the primary interface, and the mark would send answers away from pods.
+            alike = settings.own.mode in (Mode.EXCLUSIVE_ENI, Mode.VPC_ROUTE)
+            symmetric = settings.own.symmetric_routing and not alike
             wiring = Dataplane(own, journal, symmetric=symmetric, reporter=reporter)
         await opened.enter_async_context(wiring)
         await _Service(node, settings, journal, wiring, health).run(stop)
@@ -133,6 +141,7 @@ class _Service:
         self._node, self._settings, self._journal, self._wiring, self._health = node, settings, journal, wiring, health
         self._news = News()
         self._fleet = Fleet(epoch=uuid.uuid4().hex, mode=settings.own.mode, on_change=self._news.publish)
+        self._fleet.dual = settings.eni.ip_stack == "dual"  # until the node's type says otherwise
         self._registry = metrics.registry("eni_manager")
         self._metrics = Metrics(self._registry, self._fleet)
         self._in_sync = health.condition("cloud")
@@ -360,7 +369,8 @@ class _Service:
                 log.warning("node_not_known", because=error.message, again_in_s=round(pause, 1))
                 await asyncio.sleep(pause)
         self._in_sync.missing("not yet compared with the cloud")
-        self._fleet.set_limits(limits(place.kind, most=conf.max_enis(place.kind.enis)))
+        exclusive = own.mode is Mode.EXCLUSIVE_ENI
+        self._fleet.set_limits(limits(place.kind, most=conf.max_enis(place.kind.enis), exclusive=exclusive))
         dual = conf.ip_stack == "dual" and not self._without_dual(place.kind)
         log.info("node_known", instance=place.instance, type=place.kind.name, zone=place.zone)
         return World(

@@ -48,7 +48,6 @@ def test_every_problem_of_both_sections_at_once(file):
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ({"mode": "exclusive-eni"}, "eni_manager.mode: exclusive-eni is not available in this version"),
         (
             {"mode": "exclusive-eni"},
             "eni_manager.mode: exclusive-eni is not among allowed_modes (shared-veth, vpc-route)",

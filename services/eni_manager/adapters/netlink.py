@@ -11,6 +11,7 @@ from typing import Self
 import msgspec
 
 from services.eni_manager.adapters import netns, sysctl
+from services.eni_manager.adapters.netlink_intake import get_redirects, put_redirect, seen_redirect
 from services.eni_manager.adapters.netlink_links import (
     get_link,
     get_links,
@@ -29,10 +30,10 @@ from services.eni_manager.adapters.netlink_values import (
     seen_local,
     seen_rules,
 )
-from services.eni_manager.adapters.netlink_wire import Request
+from services.eni_manager.adapters.netlink_wire import Frame, Request
 from services.eni_manager.core.wiring.difference import Change, Put
 from services.eni_manager.core.wiring.standing import SeenLink
-from services.eni_manager.core.wiring.values import Item, Link, Rule, Side, Sysctl, link_of
+from services.eni_manager.core.wiring.values import Ingress, Item, Link, Redirect, Rule, Side, Sysctl, link_of
 from shared.model import Ip
 
 ABSENT = (errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.EADDRNOTAVAIL, errno.EINVAL)
@@ -75,6 +76,10 @@ class Stack:
         """Requests as they are, in one system call; look at the outcome."""
         return self._socket.batch(requests)
 
+    def dump(self, request: Request) -> list[Frame]:
+        """All that a request asks for."""
+        return self._socket.dump(request)
+
     # ---- links
 
     def link(self, which: str | int) -> SeenLink | None:
@@ -87,8 +92,11 @@ class Stack:
         return [seen for frame in self._socket.dump(get_links()) if (seen := seen_link(frame)) is not None]
 
     def netns_number(self, netns_fd: int) -> int | None:
-        """The number by which this namespace knows another (SeenLink.peer_netns); None: it knows it not."""
-        outcome = self._socket.batch((get_netns_number(netns_fd),)).expect()
+        """The number by which this namespace knows another (SeenLink.peer_netns); None: it knows it not, or it is none.
+
+        A file below /run/netns is none as long as nothing is mounted on it.
+        """
+        outcome = self._socket.batch((get_netns_number(netns_fd),)).expect(errno.EINVAL)
         return next((found for frame in outcome.frames if (found := seen_netns_number(frame)) is not None), None)
 
     def way_out(self, *, v6: bool = False) -> tuple[int, Ip] | None:
@@ -107,23 +115,31 @@ class Stack:
     def make(self, items: Iterable[Item], indices: dict[str, int]) -> None:
         """Make everything so without looking first, in one batch; `indices`: the ifindex of each link concerned."""
         settings: list[Sysctl] = []
+        redirects: list[Redirect] = []
         requests: list[Request] = []
         for item in items:
-            if isinstance(item, Sysctl):
-                settings.append(item)
-            else:
-                requests.append(put(item, _index(item, indices)))
+            match item:
+                case Sysctl():
+                    settings.append(item)
+                case Redirect():
+                    redirects.append(item)
+                case _:
+                    requests.append(put(item, _index(item, indices)))
         if settings:
             self._write(settings)
         self._socket.batch(requests).expect(*_IS_SO)
+        self._redirect(redirects, indices)
 
     def mend(self, changes: Iterable[Change], indices: dict[str, int]) -> None:
         """Carry out changes; a missing link cannot be made here, so what is to be on it is passed over."""
         kernel: list[Change] = []
         settings: list[Sysctl] = []
+        redirects: list[Redirect] = []
         for change in changes:
             if isinstance(change.item, Sysctl):
                 settings.append(change.item)
+            elif isinstance(change.item, Redirect):
+                redirects.append(change.item)
             elif isinstance(change.item, Rule) or link_of(change.item) in indices:
                 kernel.append(change)
         if settings:
@@ -134,13 +150,24 @@ class Stack:
         for position, refusal in sorted(outcome.refused.items()):
             if refusal.errno not in (_IS_SO if isinstance(kernel[position], Put) else ABSENT):
                 raise refusal
+        self._redirect(redirects, indices)
+
+    def _redirect(self, items: Iterable[Redirect], indices: dict[str, int]) -> None:
+        for item in items:
+            if {item.link, item.to} <= indices.keys():
+                gone, fresh = put_redirect(item, indices[item.link], indices[item.to])
+                self._socket.batch((gone,)).expect(*ABSENT)
+                self._socket.batch((fresh,)).expect()
 
     def listing(self, links: dict[str, SeenLink], settings: tuple[Sysctl, ...] = (), *, v6: bool) -> Listing:
         """What stands on these links now, and all rules. `settings` says which to read."""
         names = {seen.index: name for name, seen in links.items()}
-        found: list[Item] = [Link(name, seen.mtu, seen.up) for name, seen in links.items()]
+        found: list[Item] = [Link(name, seen.mtu, seen.up, seen.noarp) for name, seen in links.items()]
         for request, decode in listings(v6=v6):
             found += [item for frame in self._socket.dump(request) if (item := decode(frame, names)) is not None]
+        for index in [links[item.link].index for item in found if isinstance(item, Ingress)]:
+            filters = self._socket.dump(get_redirects(index))
+            found += [item for frame in filters if (item := seen_redirect(frame, names)) is not None]
         rules = [seen for request in rule_listings(v6=v6) for seen in seen_rules(self._socket.dump(request))]
         return Listing(
             side=Side.of([*self._read(settings), *found, *(rule for rule, _ in rules)]),

@@ -27,10 +27,12 @@ _LINK: Final = Struct("=BxHiII")
 """ifinfomsg: family, type, index, flags, change"""
 _NEWLINK, _DELLINK, _GETLINK, _SETLINK = 16, 17, 18, 19
 _IFF_UP: Final = 1
+_IFF_NOARP: Final = 0x80
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINK = 1, 3, 4, 5
 _IFLA_OPERSTATE, _IFLA_LINKINFO, _IFLA_IFALIAS, _IFLA_GROUP, _IFLA_NET_NS_FD, _IFLA_EXT_MASK = 16, 18, 20, 27, 28, 29
 _IFLA_NUM_TX_QUEUES, _IFLA_NUM_RX_QUEUES, _IFLA_LINK_NETNSID = 31, 32, 37
-_INFO_KIND, _INFO_DATA, _VETH_INFO_PEER = 1, 2, 1
+_INFO_KIND, _INFO_DATA, _VETH_INFO_PEER, _IPVLAN_MODE = 1, 2, 1, 1
+_IPVLAN_L2: Final = b"\0\0"
 _OPERSTATE_UP: Final = b"\6"
 _TELLING: Final = frozenset(
     {
@@ -39,12 +41,14 @@ _TELLING: Final = frozenset(
         _IFLA_MTU,
         _IFLA_LINK,
         _IFLA_OPERSTATE,
+        _IFLA_LINKINFO,
         _IFLA_IFALIAS,
         _IFLA_GROUP,
         _IFLA_LINK_NETNSID,
     }
 )
 """The few of some forty attributes of a link that we read."""
+_KIND: Final = frozenset({_INFO_KIND})
 _SKIP_STATS: Final = number(_IFLA_EXT_MASK, 8)
 # One queue per end, as every kernel before 5.17 makes: a queue per CPU costs a sysfs object each.
 _ONE_QUEUE: Final = number(_IFLA_NUM_TX_QUEUES, 1) + number(_IFLA_NUM_RX_QUEUES, 1)
@@ -76,6 +80,33 @@ def create_veth(veth: Veth, netns_fd: int) -> Request:
 def alias_link(index: int, alias: str) -> Request:
     """Write on a link whose it is."""
     return Request(_SETLINK, 0, _LINK.pack(AF_UNSPEC, 0, index, 0, 0) + text(_IFLA_IFALIAS, alias), f"alias {alias}")
+
+
+def create_ipvlan(name: str, parent: int, mtu: int, *, netns_fd: int | None = None, noarp: bool = False) -> Request:
+    """An IPvlan slave, mode L2, of the link with that ifindex; `netns_fd`: made directly in that namespace. Down."""
+    flags = _IFF_NOARP if noarp else 0
+    body = _LINK.pack(AF_UNSPEC, 0, 0, flags, flags) + text(_IFLA_IFNAME, name) + number(_IFLA_LINK, parent)
+    body += number(_IFLA_MTU, mtu) + (b"" if netns_fd is None else number(_IFLA_NET_NS_FD, netns_fd))
+    info = text(_INFO_KIND, "ipvlan") + attribute(_INFO_DATA, attribute(_IPVLAN_MODE, _IPVLAN_L2))
+    return Request(_NEWLINK, CREATE | EXCL, body + attribute(_IFLA_LINKINFO, info), f"ipvlan {name}")
+
+
+def rename_link(index: int, name: str) -> Request:
+    """Another name for a link that is down."""
+    return Request(_SETLINK, 0, _LINK.pack(AF_UNSPEC, 0, index, 0, 0) + text(_IFLA_IFNAME, name), f"name {name}")
+
+
+def create_ifb(name: str, mtu: int) -> Request:
+    """A link that hands on what it is sent, after its queue."""
+    body = _LINK.pack(AF_UNSPEC, 0, 0, 0, 0) + text(_IFLA_IFNAME, name) + number(_IFLA_MTU, mtu) + _ONE_QUEUE
+    return Request(_NEWLINK, CREATE | EXCL, body + attribute(_IFLA_LINKINFO, text(_INFO_KIND, "ifb")), f"ifb {name}")
+
+
+def move_link(index: int, name: str, netns_fd: int) -> tuple[Request, Request]:
+    """Take a link down, then into another namespace, where it is called `name` at once: two of a name do not meet."""
+    down = Request(_SETLINK, 0, _LINK.pack(AF_UNSPEC, 0, index, 0, _IFF_UP), f"link {index} down")
+    body = _LINK.pack(AF_UNSPEC, 0, index, 0, 0) + text(_IFLA_IFNAME, name) + number(_IFLA_NET_NS_FD, netns_fd)
+    return down, Request(_SETLINK, 0, body, f"the way of link {index} into another namespace, as {name}")
 
 
 def retire_link(index: int) -> tuple[Request, Request]:
@@ -123,11 +154,13 @@ def seen_link(frame: Frame) -> SeenLink | None:
         mac=Mac(found.get(_IFLA_ADDRESS, b"").hex(":")),
         mtu=u32(found.get(_IFLA_MTU)),
         up=bool(flags & _IFF_UP),
+        noarp=bool(flags & _IFF_NOARP),
         sends=found.get(_IFLA_OPERSTATE) == _OPERSTATE_UP,
         group=u32(found.get(_IFLA_GROUP)),
         alias=string(found.get(_IFLA_IFALIAS, b"")),
         peer=u32(found.get(_IFLA_LINK)),
         peer_netns=i32(found[_IFLA_LINK_NETNSID]) if _IFLA_LINK_NETNSID in found else None,
+        kind=string(attributes(found.get(_IFLA_LINKINFO, b""), 0, _KIND).get(_INFO_KIND, b"")),
     )
 
 
@@ -152,6 +185,6 @@ def seen_netns_number(frame: Frame) -> int | None:
 
 def set_link(link: Link, index: int) -> Request:
     """Give a link its MTU and state."""
-    flags = _IFF_UP if link.up else 0
-    body = _LINK.pack(AF_UNSPEC, 0, index, flags, _IFF_UP) + number(_IFLA_MTU, link.mtu)
+    flags = (_IFF_UP if link.up else 0) | (_IFF_NOARP if link.noarp else 0)
+    body = _LINK.pack(AF_UNSPEC, 0, index, flags, _IFF_UP | _IFF_NOARP) + number(_IFLA_MTU, link.mtu)
     return Request(_SETLINK, 0, body, link)

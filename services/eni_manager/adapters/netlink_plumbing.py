@@ -3,13 +3,15 @@
     connect     netns ─► ENI ─► veth into the netns ─► node: alias, settings, route, rules ─► pod: address, route, …
     disconnect  rules, route ─► link down, its name free, marked for deletion       deletion follows, for many at once
 
+An ENI that a pod has to itself goes in after the veth, which says whose it is, and comes home before that is retired.
+
 Runs in one thread of its own: it enters namespaces, and the kernel lets only one at a time change links anyway.
 """
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Set
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Iterator, Set
+from contextlib import ExitStack, contextmanager, suppress
 
 import msgspec
 
@@ -23,8 +25,11 @@ from services.eni_manager.adapters.netlink_links import (
     retire_link,
 )
 from services.eni_manager.adapters.netlink_values import forget_rule
+from services.eni_manager.adapters.nics import Nics, is_nic
 from services.eni_manager.core.wiring import WITHOUT_ENI, wire
 from services.eni_manager.core.wiring.difference import Change, Drop, Put, changes, stale_rules
+from services.eni_manager.core.wiring.exclusive import IFB, host_peer
+from services.eni_manager.core.wiring.exclusive import masquerade as exclusive_masquerade
 from services.eni_manager.core.wiring.marks import alias_of, key_of
 from services.eni_manager.core.wiring.standing import SeenLink, Standing, belongs, is_retired, stand
 from services.eni_manager.core.wiring.symmetric import ruleset, symmetric, without_ruleset
@@ -33,7 +38,7 @@ from services.eni_manager.core.wiring.veth import host_cidr, uplink
 from services.eni_manager.core.wiring.vpc_route import Nat, masquerade
 from shared.contracts.ipam import Lease
 from shared.crashpoint import crashpoint
-from shared.errors import NotFound, Unavailable
+from shared.errors import Conflict, NotFound, Unavailable
 from shared.model import AttachmentKey, Ip, Mac, Subnet
 
 _SEND_TRIES = 20
@@ -56,6 +61,9 @@ class Plumbing:
         self._home_fd = netns.own_netns()
         self._host = Stack(self._home_fd)
         self._eni_indices: dict[Mac, int] = {}
+        self._nics = Nics(self._host, self._home_fd)
+        self._own_nics: set[Mac] = set()
+        """ENIs that are pods' to have; those that were asked about since the start."""
 
     def close(self) -> None:
         """Let go of the node's namespace."""
@@ -79,6 +87,32 @@ class Plumbing:
             raise NotFound(f"no link of this node has MAC {mac}", retry_after=1.0)
         self._eni_indices[mac] = seen.index
         return EniLink(seen.name, seen.index)
+
+    def whereabouts(self, mac: Mac, *, held: bool, netns_path: str | None = None) -> SeenLink | None:
+        """A device that a pod may have to itself: at home, or, if `held`, with its pod. What strayed is brought home.
+
+        `held`: an attachment that lives has it, so it stays where it is. `netns_path`: where it is wanted, and may be.
+        """
+        self._own_nics.add(mac)
+        if (seen := self._nics.at_home(mac)) is not None:
+            return seen
+        if netns_path is not None:
+            with self._pod(netns_path) as (pod, _):
+                if (seen := next((link for link in pod.links() if is_nic(link, mac)), None)) is not None:
+                    return seen
+        with self._nics.away(mac) as found:
+            if found is not None and (held or self._nics.serves(found[2])):
+                return found[1]
+        return self._nics.fetch(mac)
+
+    def fetch_strays(self, held: Collection[Mac]) -> list[Mac]:
+        """Bring home the ENIs that are nobody's and elsewhere: something keeps their namespaces. Those that came."""
+        home = {link.mac for link in self._host.links() if is_nic(link, link.mac)}
+        came: list[Mac] = []
+        for mac in sorted(self._own_nics - home - set(held)):
+            with suppress(Conflict):
+                came += [mac] if self._nics.fetch(mac) is not None else []
+        return came
 
     def ensure_eni(self, mac: Mac, subnet4: Subnet | None, subnet6: Subnet | None) -> EniLink:
         """Make an ENI ready for pods: up, the node's address alone on it, its routing table."""
@@ -113,6 +147,10 @@ class Plumbing:
         """Have pods' packets to elsewhere bear the node's address, where pods have addresses of the node's range."""
         nft.apply(masquerade(nat))
 
+    def ensure_node_passes_on(self) -> None:
+        """Have what the node passes on bear its address, where pods have ENIs to themselves."""
+        nft.apply(exclusive_masquerade(self._node))
+
     # ---- one sandbox
 
     def connect(self, lease: Lease, netns_path: str, mtu: int | None) -> Wiring:
@@ -122,7 +160,8 @@ class Plumbing:
             if self._make_way(wiring, pod) is Standing.WIRED:
                 self._alias(wiring)
                 self._converge(self._host, wiring.uplink, wiring.host)
-                self._converge(pod, wiring.pod)
+                with self._moved_in(wiring, pod, netns_fd):
+                    self._converge(pod, wiring.pod)
                 return wiring
             crashpoint("eni.plug.before_links")
             self._host.send(create_veth(wiring.veth, netns_fd)).expect()
@@ -134,7 +173,8 @@ class Plumbing:
                 indices[wiring.eni.name] = wiring.eni.index
             self._host.make((*wiring.uplink.items, *wiring.host.items), indices)
             crashpoint("eni.plug.after_node")
-            pod.make(wiring.pod.items, {wiring.veth.pod: _there(pod, wiring.veth.pod).index})
+            with self._moved_in(wiring, pod, netns_fd):
+                pod.make(wiring.pod.items, {link.name: _there(pod, link.name).index for link in wiring.pod.links})
             crashpoint("eni.plug.after_sandbox")
             _wait_until_it_sends(self._host, wiring.veth.host)
             if lease.ipv6 is not None:
@@ -150,23 +190,42 @@ class Plumbing:
                 problems = [f"node: {change}" for change in self._differences(self._host, wiring.uplink, wiring.host)]
                 if host is not None and not belongs(host, lease.key):
                     problems.append(f"node: link {host.name} is not this sandbox's")
+                if wiring.nic is not None:
+                    seen = pod.link(wiring.nic.name)
+                    if seen is not None and not is_nic(seen, wiring.nic.mac):
+                        problems.append(f"sandbox: link {seen.name} is not the ENI with MAC {wiring.nic.mac}")
                 return problems + [f"sandbox: {change}" for change in self._differences(pod, wiring.pod)]
         except NotFound as missing:
             return [missing.message]
 
-    def disconnect(self, key: AttachmentKey, host_link: str, addresses: tuple[Ip, ...] | None, kept: Set[Ip]) -> bool:
+    def disconnect(
+        self,
+        key: AttachmentKey,
+        host_link: str,
+        addresses: tuple[Ip, ...] | None,
+        kept: Set[Ip],
+        *,
+        nic: Mac | None = None,
+        netns_path: str | None = None,
+    ) -> bool:
         """Withdraw a sandbox's rules and routes, and retire its host link. False: nothing of it was there.
 
         `addresses` None: those that are routed to the link. `kept` are addresses that another sandbox has by now,
-        so that their rules are that sandbox's.
+        so that their rules are that sandbox's. `nic`: the ENI that it has to itself, which comes home; `netns_path`:
+        where from, if that is known.
         """
         seen = self._host.link(host_link)
         if seen is not None and not belongs(seen, key):
             seen = None
+        unknown = addresses is None
         if addresses is None:
             addresses = () if seen is None else self._routed_to(seen)
         crashpoint("eni.unplug.before_withdraw")
         found = self._forget_rules(ip for ip in addresses if ip not in kept)
+        if unknown and seen is not None and self._peer_of(seen) == host_peer(key.ifname):
+            found = self._bring_home(seen, self._own_nics, (key.ifname,), netns_path) or found
+        elif nic is not None:
+            found = self._bring_home(seen, (nic,), (), netns_path) or found
         if seen is None:
             return found
         routes = [Drop(Route(host_link, host_cidr(ip))) for ip in addresses]
@@ -184,7 +243,10 @@ class Plumbing:
         wiring = self._wiring(lease, host.mtu)
         _limit(self._host, host, wiring.host.shapers)
         with self._across(host) as pod:
-            _limit(pod, _there(pod, wiring.veth.pod), wiring.pod.shapers)
+            if wiring.nic is not None:
+                self._nics.limit(wiring, pod)
+            else:
+                _limit(pod, _there(pod, wiring.veth.pod), wiring.pod.shapers)
 
     # ---- all sandboxes
 
@@ -243,6 +305,65 @@ class Plumbing:
                 yield stack, netns_fd
         finally:
             os.close(netns_fd)
+
+    @contextmanager
+    def _moved_in(self, wiring: Wiring, pod: Stack, netns_fd: int) -> Iterator[None]:
+        """With the ENI that is the pod's own in the pod; where the body fails it is brought home at once."""
+        if wiring.nic is None:
+            yield
+            return
+        try:
+            self._nics.enter(wiring.nic, pod, netns_fd)
+            self._nics.ensure_ifb(wiring, pod)
+            yield
+        except BaseException:
+            self._nics.leave(pod, {wiring.nic.mac}, ())
+            raise
+
+    def _bring_home(
+        self, host: SeenLink | None, nics: Collection[Mac], names: Collection[str], path: str | None
+    ) -> bool:
+        """The ENI that a sandbox had to itself, wherever it is by now. False: there was none to fetch.
+
+        One whose namespace has ended comes by itself, and nobody waits for it here.
+        """
+        home: list[Mac] = []
+        with suppress(NotFound), self._sandbox(host, path) as pod:
+            home = self._nics.leave(pod, nics, names)
+            if (ifb := pod.link(IFB)) is not None:
+                pod.send(delete_link(ifb.index)).expect(*ABSENT)
+        if home or len(nics) != 1:
+            return bool(home)
+        (nic,) = nics
+        with suppress(Conflict):  # another sandbox has it by now
+            return self._nics.at_home(nic) is None and self._nics.fetch(nic) is not None
+        return False
+
+    @contextmanager
+    def _sandbox(self, host: SeenLink | None, path: str | None) -> Iterator[Stack]:
+        """A sandbox's namespace by its path, unless its host link leads to another; else by that. Raises NotFound."""
+        with ExitStack() as opened:
+            pod = None if path is None else self._by_path(opened, host, path)
+            if pod is None and host is None:
+                raise NotFound("neither a link nor a path leads to the sandbox")
+            if pod is None and host is not None:
+                pod = opened.enter_context(self._across(host))
+            assert pod is not None
+            yield pod
+
+    def _by_path(self, opened: ExitStack, host: SeenLink | None, path: str) -> Stack | None:
+        with suppress(NotFound):
+            pod, netns_fd = opened.enter_context(self._pod(path))
+            if host is None or host.peer_netns in (None, self._host.netns_number(netns_fd)):
+                return pod
+        return None
+
+    def _peer_of(self, host: SeenLink) -> str:
+        """What the other end of a host link is called; empty: its namespace has ended."""
+        with suppress(NotFound), self._across(host) as pod:
+            other = pod.link(host.peer)
+            return "" if other is None else other.name
+        return ""
 
     def _wiring(self, lease: Lease, mtu: int | None) -> Wiring:
         eni = None if lease.mode in WITHOUT_ENI else self.eni(lease.eni_mac)

@@ -8,6 +8,7 @@ from socket import AF_INET, AF_INET6, AF_UNSPEC, inet_ntop, inet_pton
 from struct import Struct, pack, unpack_from
 from typing import Final, assert_never
 
+from services.eni_manager.adapters.netlink_intake import drop_ingress, put_ingress, seen_ingress
 from services.eni_manager.adapters.netlink_links import set_link
 from services.eni_manager.adapters.netlink_wire import (
     CREATE,
@@ -28,9 +29,12 @@ from services.eni_manager.core.wiring.shaping import TICKS_PER_SECOND
 from services.eni_manager.core.wiring.values import (
     GATEWAY6,
     Address,
+    Diversion,
+    Ingress,
     Item,
     Link,
     Neighbour,
+    Redirect,
     Route,
     Rule,
     Shaper,
@@ -60,6 +64,7 @@ _NEWQDISC, _DELQDISC, _GETQDISC = 36, 37, 38
 # ---- addresses
 
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
+_SCOPE_HOST: Final = 254
 _NODAD: Final = 0x02
 """The cloud vouches for the address; duplicate detection would hold an IPv6 pod up for a second."""
 
@@ -68,7 +73,7 @@ def _address(address: Address, index: int) -> bytes:
     family, raw = _ip_bytes(address.ip)
     flags = _NODAD if family == AF_INET6 else 0
     return (
-        _ADDRESS.pack(family, address.prefix, flags, 0, index)
+        _ADDRESS.pack(family, address.prefix, flags, _SCOPE_HOST if address.host else 0, index)
         + attribute(_IFA_LOCAL, raw)
         + attribute(_IFA_ADDRESS, raw)
     )
@@ -81,7 +86,9 @@ def _seen_address(frame: Frame, names: Mapping[int, str]) -> Address | None:
     found = attributes(frame.body, _ADDRESS.size)
     ip = _ip(found[_IFA_LOCAL if _IFA_LOCAL in found else _IFA_ADDRESS])
     # Other link-local addresses are the kernel's own affair (terway.md §5.1.3).
-    return Address(names[index], ip, prefix) if not scope or ip == GATEWAY6 else None
+    if scope and scope != _SCOPE_HOST and ip != GATEWAY6:
+        return None
+    return Address(names[index], ip, prefix, host=scope == _SCOPE_HOST)
 
 
 # ---- routes
@@ -270,6 +277,10 @@ def _seen_shaper(frame: Frame, names: Mapping[int, str]) -> Shaper | None:
     return Shaper(names[index], rate, limit, buffer_ticks)
 
 
+def _seen_qdisc(frame: Frame, names: Mapping[int, str]) -> Shaper | Ingress | None:
+    return _seen_shaper(frame, names) or seen_ingress(frame, names)
+
+
 # ---- all kinds
 
 
@@ -288,8 +299,12 @@ def put(item: Item, index: int) -> Request:
             return Request(_NEWNEIGH, CREATE | REPLACE, _neighbour(item, index), item)
         case Shaper():
             return Request(_NEWQDISC, CREATE | REPLACE, _shaper(item, index), item)
+        case Ingress():
+            return put_ingress(item, index)
         case Sysctl():
             raise ValueError(f"{item} is a file, not a message")
+        case Redirect() | Diversion():
+            raise ValueError(f"{item} is on two links, and more than one message")
         case _:
             assert_never(item)
 
@@ -307,7 +322,9 @@ def drop(item: Item, index: int) -> Request:
             return Request(_DELNEIGH, 0, _neighbour(item, index), item)
         case Shaper():
             return Request(_DELQDISC, 0, _qdisc_head(index), item)
-        case Link() | Sysctl():
+        case Ingress():
+            return drop_ingress(item, index)
+        case Link() | Sysctl() | Redirect() | Diversion():
             raise ValueError(f"{item} is not taken away by value")
         case _:
             assert_never(item)
@@ -326,7 +343,7 @@ def listings(*, v6: bool) -> list[Listing]:
             (Request(_GETROUTE, 0, _ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0), "all routes"), _seen_route),
             (Request(_GETNEIGH, 0, _NEIGHBOUR.pack(family, 0, 0, 0, 0), "all neighbours"), _seen_neighbour),
         ]
-    found.append((Request(_GETQDISC, 0, _QDISC.pack(AF_UNSPEC, 0, 0, 0, 0), "all qdiscs"), _seen_shaper))
+    found.append((Request(_GETQDISC, 0, _QDISC.pack(AF_UNSPEC, 0, 0, 0, 0), "all qdiscs"), _seen_qdisc))
     return found
 
 

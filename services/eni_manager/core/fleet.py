@@ -128,7 +128,7 @@ class Fleet:
             mode=self.mode,
             capacity=self.limits.capacity,
             enis=[
-                _view(eni, dual=self.dual)
+                _view(eni, dual=self.dual, exclusive=self.mode is Mode.EXCLUSIVE_ENI)
                 for _, eni in sorted(self.enis.items())
                 if eni.id is not None and eni.slots and not self.refused
             ],
@@ -141,7 +141,8 @@ class Fleet:
         )
 
 
-def _view(eni: Eni, *, dual: bool) -> EniView:
+def _view(eni: Eni, *, dual: bool, exclusive: bool) -> EniView:
+    """`exclusive`: the ENI is the item, by its primary address; others, of an earlier mode, are on their way out."""
     assert eni.id is not None and eni.mac is not None
     addresses = [
         EniAddress(
@@ -152,6 +153,7 @@ def _view(eni: Eni, *, dual: bool) -> EniView:
             gone=eni.state is State.DRAINING or slot.state is SlotState.MISSING,
         )
         for _, slot in sorted(eni.slots.items())
+        if slot.primary or not exclusive
     ]
     return EniView(
         id=eni.id,

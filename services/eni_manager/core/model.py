@@ -95,7 +95,10 @@ class Eni(msgspec.Struct, frozen=True):
     @property
     def room(self) -> int:
         """How many more addresses the cloud would let it have."""
-        taken = self.initial if self.state is State.WANTED else len(self.slots) - self.count({SlotState.MISSING})
+        if self.state is State.WANTED:
+            return max(0, self.max_slots - self.initial)
+        # What is left of a pair that has lost its IPv4 address keeps its place among the IPv6 ones.
+        taken = sum(slot.state is not SlotState.MISSING or slot.ipv6 is not None for slot in self.slots.values())
         return max(0, self.max_slots - taken)
 
     @property
@@ -137,6 +140,13 @@ class Placed(msgspec.Struct, frozen=True):
     name: str
     subnet4: Subnet | None
     subnet6: Subnet | None
+
+
+class Sized(msgspec.Struct, frozen=True):
+    """How many addresses it may have, which the node's mode decides, too."""
+
+    name: str
+    max_slots: int
 
 
 class SlotsAdded(msgspec.Struct, frozen=True):
@@ -183,7 +193,9 @@ class Ipv6Dropped(msgspec.Struct, frozen=True):
     addresses: tuple[Ip, ...]
 
 
-Fact = Wanted | Moved | Made | Placed | SlotsAdded | SlotsMarked | SlotsDropped | Ipv6Added | Paired | Ipv6Dropped
+Fact = (
+    Wanted | Moved | Made | Placed | Sized | SlotsAdded | SlotsMarked | SlotsDropped | Ipv6Added | Paired | Ipv6Dropped
+)
 
 
 def apply(enis: dict[str, Eni], fact: Fact) -> None:
@@ -209,6 +221,8 @@ def applied(eni: Eni, fact: Fact) -> Eni:
             return msgspec.structs.replace(eni, id=id_, mac=mac, vswitch=vswitch, security_groups=groups)
         case Placed(subnet4=subnet4, subnet6=subnet6):
             return msgspec.structs.replace(eni, subnet4=subnet4, subnet6=subnet6)
+        case Sized(max_slots=most):
+            return msgspec.structs.replace(eni, max_slots=most)
         case SlotsAdded(slots=slots):
             return msgspec.structs.replace(eni, slots={slot.item: slot for slot in slots} | eni.slots)
         case SlotsMarked(items=items, to=to, frm=frm):
@@ -303,6 +317,10 @@ class Limits(msgspec.Struct, frozen=True):
         return self.enis * self.per_eni
 
 
-def limits(kind: InstanceType, *, most: int, foreign: int = 0) -> Limits:
-    """`most` is what the configuration makes of the type; ENIs of others take places of the type's own number."""
-    return Limits(enis=max(0, min(most, kind.enis - 1 - foreign)), per_eni=kind.ipv4_per_eni)
+def limits(kind: InstanceType, *, most: int, foreign: int = 0, exclusive: bool = False) -> Limits:
+    """`most` is what the configuration makes of the type; ENIs of others take places of the type's own number.
+
+    `exclusive`: a pod has an ENI to itself, with its primary address.
+    """
+    per_eni = min(1, kind.ipv4_per_eni) if exclusive else kind.ipv4_per_eni
+    return Limits(enis=max(0, min(most, kind.enis - 1 - foreign)), per_eni=per_eni)

@@ -15,7 +15,7 @@ from shared.model import Mode
 OPEN_MODES = (Mode.SHARED_VETH, Mode.VPC_ROUTE)
 """What needs nobody's permission; the others are off until an operator lists them."""
 
-NOT_BUILT = frozenset({Mode.SHARED_IPVLAN, Mode.EXCLUSIVE_ENI})
+NOT_BUILT = frozenset({Mode.SHARED_IPVLAN})
 """Modes that no service here can run yet; whoever builds one takes it out."""
 
 
@@ -30,7 +30,7 @@ class Kinds(msgspec.Struct, frozen=True):
 NEEDS: Mapping[Mode, Kinds] = {
     Mode.SHARED_VETH: Kinds(links=("veth",), qdiscs=("tbf",)),
     Mode.VPC_ROUTE: Kinds(links=("veth",), qdiscs=("tbf",)),
-    Mode.EXCLUSIVE_ENI: Kinds(links=("veth",), qdiscs=("tbf",)),
+    Mode.EXCLUSIVE_ENI: Kinds(links=("veth", "ifb"), qdiscs=("tbf", "ingress"), classifiers=("u32",)),
     Mode.SHARED_IPVLAN: Kinds(links=("ipvlan",), qdiscs=("tbf", "clsact"), classifiers=("bpf", "u32")),
 }
 

@@ -9,8 +9,8 @@ from msgspec.structs import replace
 from services.eni_manager.dataplane import Dataplane
 from shared.contracts.eni import Plug, Unplug
 from shared.contracts.ipam import Bandwidth
-from shared.errors import Conflict, Invalid, NotFound, Refused
-from shared.model import AttachmentKey, Mode
+from shared.errors import Conflict, Invalid, NotFound
+from shared.model import AttachmentKey
 from tests.system.dataplane.world import (
     ENI_MAC,
     FAR,
@@ -166,8 +166,6 @@ async def test_plug_says_what_is_missing(world: World, dataplane: Dataplane) -> 
     with pytest.raises(Invalid, match="not one"):
         await dataplane.plug(Plug(lease=gone.lease, netns="/proc/self/status"))
     box = world.sandbox()
-    with pytest.raises(Refused, match="exclusive-eni"):
-        await dataplane.plug(Plug(lease=replace(box.lease, mode=Mode.EXCLUSIVE_ENI), netns=box.path))
     world.node.ip("link", "del", "eth1")
     with pytest.raises(NotFound, match=ENI_MAC) as raised:
         await plug(dataplane, box)

@@ -276,10 +276,16 @@ async def running(
     """A dataplane of the node, with its loops; leaving it stops both as a service would."""
     node = Node(NODE_IP, NODE_IP6)
     nat = None if pod_cidr is None else Nat(sources=frozenset({pod_cidr}), inside=frozenset({pod_cidr}))
-    async with Dataplane(
-        node, store, linger_s=linger_s, repair_s=3600.0, symmetric=symmetric, nat=nat
-    ) as dataplane:
+    made = Dataplane(node, store, linger_s=linger_s, repair_s=3600.0, symmetric=symmetric, nat=nat)
+    async with serving(made) as dataplane:
         await dataplane.ensure_eni(ENI_MAC, SUBNET)
+        yield dataplane
+
+
+@asynccontextmanager
+async def serving(made: Dataplane) -> AsyncIterator[Dataplane]:
+    """A dataplane and its loops, as in a service."""
+    async with made as dataplane:
         loops = asyncio.create_task(dataplane.run())
         try:
             yield dataplane

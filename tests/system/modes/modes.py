@@ -46,6 +46,16 @@ IN_POD: Damages = {
 }
 
 
+IN_POD_EXCLUSIVE: Damages = {
+    **{what: command for what, command in IN_POD.items() if what != "the gateway's MAC"},
+    "the node's MAC": "ip neigh del 169.254.1.1 dev veth1",
+    "the way to the node is down": "ip link set veth1 down",
+    "the Services' route": "ip route del 172.21.0.0/20",
+    "the ingress limit": "tc qdisc del dev terway-in root",
+    "what leads to the ingress limit": "tc qdisc del dev eth0 ingress",
+}
+
+
 @dataclass(frozen=True)
 class Traits:
     """What the suite has to know of a mode. `options`: further ones of `lab up`."""
@@ -53,11 +63,16 @@ class Traits:
     on_node: Damages
     in_pod: Damages = field(default_factory=lambda: IN_POD)
     options: Mapping[str, Any] = field(default_factory=dict)
+    intake: str = ""
+    """The pod's own link on which its ingress limit is; empty: it is on the node's end of the pair."""
 
 
 MODES: Mapping[Mode, Traits] = {
     Mode.SHARED_VETH: Traits({**VETH, **SHARED_ENI}),
     Mode.VPC_ROUTE: Traits(VETH),
+    Mode.EXCLUSIVE_ENI: Traits(
+        {what: command for what, command in VETH.items() if "limit" not in what}, IN_POD_EXCLUSIVE, intake="terway-in"
+    ),
 }
 
 

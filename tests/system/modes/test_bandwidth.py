@@ -8,19 +8,24 @@ from compose.lab.sandbox import Sandbox
 from shared.kube.access import KubeAddress
 from shared.kube.client import KubeClient
 from shared.kube.resources import PODS
+from tests.system.modes.modes import MODES
 from tests.system.modes.site import Site, eventually, inside
 
 pytestmark = [pytest.mark.lab, pytest.mark.asyncio(loop_scope="session")]
 
 
 def rates(site: Site, node: str, sandbox: Sandbox) -> tuple[str, str]:
-    """The rates that tc shows for ingress, on the node's side, and egress, in the pod; empty: unlimited."""
+    """The rates that tc shows for ingress and egress; empty: unlimited."""
     entry = site.node(node).netns
     link = inside(entry, "ip", "route", "show", sandbox.addresses[0]).split(" dev ")[1].split()[0]
-    return _rate(entry, link), _rate(sandbox.entry, "eth0")
+    intake = MODES[site.mode].intake
+    ingress = _rate(sandbox.entry, intake) if intake else _rate(entry, link)
+    return ingress, _rate(sandbox.entry, "eth0")
 
 
 def _rate(netns: Path, link: str) -> str:
+    if link not in inside(netns, "ip", "-o", "link"):
+        return ""
     shown = inside(netns, "tc", "qdisc", "show", "dev", link, "root")
     return shown.split(" rate ")[1].split()[0] if "tbf" in shown else ""
 

@@ -7,6 +7,7 @@
 One file per mode. Set-up, listing, check and teardown all read the one Wiring, so a mode cannot forget one of them.
 """
 
+from services.eni_manager.core.wiring.exclusive import exclusive_eni
 from services.eni_manager.core.wiring.values import EniLink, Node, Wiring
 from services.eni_manager.core.wiring.veth import shared_veth
 from services.eni_manager.core.wiring.vpc_route import vpc_route
@@ -14,8 +15,8 @@ from shared.contracts.ipam import Lease
 from shared.errors import Refused
 from shared.model import Mode
 
-WITHOUT_ENI = frozenset({Mode.VPC_ROUTE})
-"""Modes whose pods are on no ENI."""
+WITHOUT_ENI = frozenset({Mode.VPC_ROUTE, Mode.EXCLUSIVE_ENI})
+"""Modes whose pods are on no ENI that is the node's: on none, or on one that is theirs."""
 
 
 def wire(lease: Lease, node: Node, eni: EniLink | None, *, mtu: int | None = None) -> Wiring:
@@ -25,6 +26,8 @@ def wire(lease: Lease, node: Node, eni: EniLink | None, *, mtu: int | None = Non
             return shared_veth(lease, node, eni, mtu=mtu)
         case Mode.VPC_ROUTE, None:
             return vpc_route(lease, node, mtu=mtu)
+        case Mode.EXCLUSIVE_ENI, None:
+            return exclusive_eni(lease, node, mtu=mtu)
         case _:
-            built = f"{Mode.SHARED_VETH} and {Mode.VPC_ROUTE}"
+            built = f"{Mode.SHARED_VETH}, {Mode.EXCLUSIVE_ENI} and {Mode.VPC_ROUTE}"
             raise Refused(f"mode {lease.mode} has no dataplane here; pods can be wired in modes {built}")

@@ -4,7 +4,18 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from services.eni_manager.core.wiring.values import Address, Item, Link, Priority, Rule, Shaper, Side, Sysctl
+from services.eni_manager.core.wiring.values import (
+    Address,
+    Diversion,
+    Item,
+    Link,
+    Priority,
+    Redirect,
+    Rule,
+    Shaper,
+    Side,
+    Sysctl,
+)
 
 
 class Put(msgspec.Struct, frozen=True):
@@ -47,6 +58,9 @@ def changes(wanted: Side, actual: Side) -> list[Change]:
         *_rules(wanted.rules, actual.rules),
         *_missing(wanted.neighbours, actual.neighbours),
         *_shapers(wanted.shapers, actual.shapers),
+        *_missing(wanted.intakes, actual.intakes),
+        *_redirects(wanted.redirects, actual.redirects),
+        *_diversions(wanted.diversions, actual.diversions),
     ]
 
 
@@ -77,10 +91,10 @@ def _links(wanted: Iterable[Link], actual: Iterable[Link]) -> Iterator[Put]:
 
 
 def _addresses(wanted: tuple[Address, ...], actual: tuple[Address, ...]) -> Iterator[Change]:
-    managed = {(item.link, ":" in item.ip) for item in wanted}
+    managed = {(item.link, ":" in item.ip, item.host) for item in wanted}
     keep = frozenset(wanted)
     for item in actual:
-        if item not in keep and (item.link, ":" in item.ip) in managed:
+        if item not in keep and (item.link, ":" in item.ip, item.host) in managed:
             yield Drop(item)
     yield from _missing(wanted, actual)
 
@@ -95,6 +109,20 @@ def _rules(wanted: tuple[Rule, ...], actual: tuple[Rule, ...]) -> Iterator[Chang
 
 
 def _shapers(wanted: Iterable[Shaper], actual: Iterable[Shaper]) -> Iterator[Put]:
+    there = {item.link: item for item in actual}
+    for item in wanted:
+        if (found := there.get(item.link)) != item:
+            yield Put(item, found)
+
+
+def _redirects(wanted: Iterable[Redirect], actual: Iterable[Redirect]) -> Iterator[Put]:
+    there = {item.link: item for item in actual}
+    for item in wanted:
+        if (found := there.get(item.link)) != item:
+            yield Put(item, found)
+
+
+def _diversions(wanted: Iterable[Diversion], actual: Iterable[Diversion]) -> Iterator[Put]:
     there = {item.link: item for item in actual}
     for item in wanted:
         if (found := there.get(item.link)) != item:

@@ -28,6 +28,9 @@ class SeenLink(msgspec.Struct, frozen=True):
     alias: str = ""
     peer: int = 0
     peer_netns: int | None = None
+    kind: str = ""
+    """What made it, such as `veth`; empty: hardware."""
+    noarp: bool = False
 
 
 class Standing(Enum):

@@ -30,25 +30,31 @@ class Priority(IntEnum):
 
 
 class Link(msgspec.Struct, frozen=True):
-    """A link that has to exist, be up and have this MTU."""
+    """A link that has to exist, be up and have this MTU. `noarp`: it asks nobody for a MAC."""
 
     name: str
     mtu: int
     up: bool = True
+    noarp: bool = False
 
     def __str__(self) -> str:
-        return f"link {self.name} mtu {self.mtu} {'up' if self.up else 'down'}"
+        state = f"{'up' if self.up else 'down'}{' noarp' if self.noarp else ''}"
+        return f"link {self.name} mtu {self.mtu} {state}"
 
 
 class Address(msgspec.Struct, frozen=True):
-    """A global address on a link; the one link-local address that counts is GATEWAY6."""
+    """A global address on a link, or with `host` one that counts on this host only (IPv4 alone has that).
+
+    The one link-local address that counts is GATEWAY6.
+    """
 
     link: str
     ip: Ip
     prefix: int
+    host: bool = False
 
     def __str__(self) -> str:
-        return f"address {self.ip}/{self.prefix} dev {self.link}"
+        return f"address {self.ip}/{self.prefix} dev {self.link}{' scope host' if self.host else ''}"
 
 
 class Route(msgspec.Struct, frozen=True):
@@ -117,6 +123,37 @@ class Sysctl(msgspec.Struct, frozen=True):
         return f"sysctl {self.path} = {self.value}"
 
 
+class Ingress(msgspec.Struct, frozen=True):
+    """The qdisc that filters for what comes in hang on."""
+
+    link: str
+
+    def __str__(self) -> str:
+        return f"qdisc ingress dev {self.link}"
+
+
+class Redirect(msgspec.Struct, frozen=True):
+    """Everything that comes in on a link, which has Ingress, goes through another one first, where it is queued."""
+
+    link: str
+    to: str
+
+    def __str__(self) -> str:
+        return f"filter dev {self.link} ingress: all redirected to {self.to}"
+
+
+class Diversion(msgspec.Struct, frozen=True):
+    """What leaves by a link for these ranges arrives on another link of this node instead (terway.md §5.3)."""
+
+    link: str
+    to: str
+    ranges: frozenset[Cidr]
+
+    def __str__(self) -> str:
+        ranges = ", ".join(sorted(self.ranges)) or "nothing"
+        return f"classifier dev {self.link} egress: {ranges} diverted to {self.to}"
+
+
 class Shaper(msgspec.Struct, frozen=True):
     """A root tbf qdisc in the kernel's units: bytes, bytes per second, ticks of 64 ns."""
 
@@ -129,10 +166,10 @@ class Shaper(msgspec.Struct, frozen=True):
         return f"qdisc tbf dev {self.link} rate {self.rate} B/s limit {self.limit} B"
 
 
-Item = Sysctl | Link | Address | Route | Rule | Neighbour | Shaper
+Item = Sysctl | Link | Address | Route | Rule | Neighbour | Shaper | Ingress | Redirect | Diversion
 
 
-def link_of(item: Link | Address | Route | Neighbour | Shaper | Sysctl) -> str:
+def link_of(item: Link | Address | Route | Neighbour | Shaper | Ingress | Redirect | Diversion | Sysctl) -> str:
     """The name of the link that a value is on; a setting is on none."""
     match item:
         case Link(name=name):
@@ -153,6 +190,9 @@ class Side(msgspec.Struct, frozen=True):
     rules: tuple[Rule, ...] = ()
     neighbours: tuple[Neighbour, ...] = ()
     shapers: tuple[Shaper, ...] = ()
+    intakes: tuple[Ingress, ...] = ()
+    redirects: tuple[Redirect, ...] = ()
+    diversions: tuple[Diversion, ...] = ()
 
     @classmethod
     def of(cls, items: Iterable[Item]) -> Self:
@@ -166,6 +206,9 @@ class Side(msgspec.Struct, frozen=True):
             rules=tuple(item for item in each if isinstance(item, Rule)),
             neighbours=tuple(item for item in each if isinstance(item, Neighbour)),
             shapers=tuple(item for item in each if isinstance(item, Shaper)),
+            intakes=tuple(item for item in each if isinstance(item, Ingress)),
+            redirects=tuple(item for item in each if isinstance(item, Redirect)),
+            diversions=tuple(item for item in each if isinstance(item, Diversion)),
         )
 
     @property
@@ -179,6 +222,9 @@ class Side(msgspec.Struct, frozen=True):
             *self.rules,
             *self.neighbours,
             *self.shapers,
+            *self.intakes,
+            *self.redirects,
+            *self.diversions,
         )
 
 
@@ -209,15 +255,28 @@ class EniLink(msgspec.Struct, frozen=True):
 class Node(msgspec.Struct, frozen=True):
     """What wiring has to know of the node: the primary addresses (source of the default route) and the usual MTU.
 
+    `host_stack`: what pods reach by the node's own stack in the modes whose pods could bypass it: the Services' ranges
+    and what else an operator lists (terway.md §5.3, §5.4).
     """
 
     ipv4: Ip | None = None
     ipv6: Ip | None = None
     mtu: int = 1500
+    mode: Mode = Mode.SHARED_VETH
+    host_stack: tuple[Cidr, ...] = ()
+
+
+class Nic(msgspec.Struct, frozen=True):
+    """An ENI that is moved into the pod's namespace, and what it is called there."""
+
+    mac: Mac
+    name: str
 
 
 class Wiring(msgspec.Struct, frozen=True):
     """Everything that one sandbox needs; ADD, CHECK, repair and DEL all read this one description.
+
+    `veth`: the pair that joins pod and node; where the pod is on a slave of the ENI, that slave and the node's own one.
 
     `host` and `pod` come and go with the sandbox. `uplink` belongs to the ENI, which other pods share: a pod's
     ADD ensures it and no pod's DEL takes it away.
@@ -230,4 +289,13 @@ class Wiring(msgspec.Struct, frozen=True):
     pod: Side
     uplink: Side = Side()
     eni: EniLink | None = None
-    """None: the mode puts pods on no ENI."""
+    """None: the mode puts pods on no ENI that stays with the node."""
+    nic: Nic | None = None
+    """The ENI that the pod has to itself."""
+    ifb: str = ""
+    """The link in the pod that what comes in is queued on; empty: there is no such limit."""
+
+    @property
+    def pod_mac(self) -> Mac:
+        """Of the pod's interface."""
+        return self.veth.pod_mac if self.nic is None else self.nic.mac

@@ -1,0 +1,159 @@
+"""Exclusive ENI: the pod has one to itself, moved into its namespace, and a second link to the node (terway.md §5.4).
+
+pod  eth0 (the ENI)  podIP/32, default via the vSwitch's gateway onlink
+     veth1           podIP/32, 169.254.1.1 scope link, permanent neighbour 169.254.1.1 = MAC of cali…
+                     Services, host-stack ranges and the node itself via 169.254.1.1
+host cali…           podIP dev cali… scope link                (table main)
+     nft             what the node passes on bears its own address     (tables ip, ip6 terway_masq, once per node)
+
+What the node passes on comes from a pod and goes to a Service's backend, or goes to a pod by a NodePort: answers would
+go by the ENIs and never come by this node again. So a backend sees the client's node.
+
+Limits: what the pod sends is queued on each of its links; what comes in by either, on one ifb that both lead through.
+"""
+
+from collections.abc import Iterable
+
+from msgspec.structs import replace
+
+from services.eni_manager.core.wiring.shaping import shaper
+from services.eni_manager.core.wiring.values import (
+    GATEWAY4,
+    GATEWAY6,
+    Address,
+    Ingress,
+    Link,
+    Neighbour,
+    Nic,
+    Node,
+    Redirect,
+    Route,
+    Side,
+    Sysctl,
+    Veth,
+    Wiring,
+)
+from services.eni_manager.core.wiring.veth import DEFAULT4, DEFAULT6, host_cidr, host_side, pair_of, unadvised
+from shared.contracts.ipam import Lease
+from shared.model import Cidr, Ip, Subnet
+
+HOST_PEER = "veth1"
+"""The pod's link to the node, beside eth0."""
+IFB = "terway-in"
+"""The pod's link on which what comes in is queued, where that is limited."""
+NFT_TABLE = "terway_masq"
+"""Terway's chain is `terway-masq`."""
+
+
+def exclusive_eni(lease: Lease, node: Node, *, mtu: int | None = None) -> Wiring:
+    """What this lease wants. `mtu` None: the node's usual one."""
+    pair = replace(pair_of(lease, node.mtu if mtu is None else mtu), pod=host_peer(lease.key.ifname))
+    nic = Nic(lease.eni_mac, lease.key.ifname)
+    parts = (_by_the_eni(lease, nic, pair.mtu), _by_the_node(lease, node, pair), _limits(lease, nic, pair))
+    return Wiring(
+        key=lease.key,
+        mode=lease.mode,
+        veth=pair,
+        host=replace(host_side(lease, pair), shapers=()),
+        pod=Side.of(item for part in parts for item in part.items),
+        nic=nic,
+        ifb=IFB if lease.bandwidth.ingress else "",
+    )
+
+
+def host_peer(ifname: str) -> str:
+    """What the pod's link to the node is called: `veth1` beside eth0, another name beside each further interface."""
+    return HOST_PEER if ifname == "eth0" else f"v-{ifname}"[:15]
+
+
+def _by_the_eni(lease: Lease, nic: Nic, mtu: int) -> Side:
+    """The ENI, and by it the way to everywhere."""
+    addresses: list[Address] = []
+    routes: list[Route] = []
+    sysctls: list[Sysctl] = []
+    for ip, subnet, default in _families(lease):
+        addresses.append(Address(nic.name, ip, 128 if ":" in ip else 32))
+        if subnet is None:
+            continue
+        if ":" in ip:
+            routes.append(Route(nic.name, host_cidr(subnet.gateway)))
+        routes.append(Route(nic.name, default, subnet.gateway))
+    if lease.ipv6 is not None:
+        sysctls += [Sysctl(f"net/ipv6/conf/{name}/disable_ipv6", "0") for name in ("lo", "all", "default", nic.name)]
+        sysctls += unadvised(nic.name)
+    return Side(sysctls=tuple(sysctls), links=(Link(nic.name, mtu),), addresses=tuple(addresses), routes=tuple(routes))
+
+
+def _by_the_node(lease: Lease, node: Node, pair: Veth) -> Side:
+    """The second link, and what is reached by it."""
+    sysctls: list[Sysctl] = []
+    addresses: list[Address] = []
+    routes: list[Route] = []
+    neighbours: list[Neighbour] = []
+    for ip, _, _ in _families(lease):
+        v6 = ":" in ip
+        gateway, own = (GATEWAY6, node.ipv6) if v6 else (GATEWAY4, node.ipv4)
+        addresses.append(Address(pair.pod, ip, 128 if v6 else 32))
+        routes.append(Route(pair.pod, host_cidr(gateway)))
+        ranges = [*of_family(node.host_stack, v6=v6), *([] if own is None else [host_cidr(own)])]
+        routes += [Route(pair.pod, to, gateway) for to in dict.fromkeys(ranges)]
+        neighbours.append(Neighbour(pair.pod, gateway, pair.host_mac))
+    if lease.ipv6 is not None:
+        sysctls += [Sysctl(f"net/ipv6/conf/{pair.pod}/disable_ipv6", "0"), *unadvised(pair.pod)]
+    return Side(
+        sysctls=tuple(sysctls),
+        links=(Link(pair.pod, pair.mtu),),
+        addresses=tuple(addresses),
+        routes=tuple(routes),
+        neighbours=tuple(neighbours),
+    )
+
+
+def _limits(lease: Lease, nic: Nic, pair: Veth) -> Side:
+    both = (nic.name, pair.pod)
+    out = tuple(limit for name in both for limit in shaper(name, lease.bandwidth.egress, pair.mtu))
+    if not lease.bandwidth.ingress:
+        return Side(shapers=out)
+    return Side(
+        links=(Link(IFB, pair.mtu),),
+        shapers=(*out, *shaper(IFB, lease.bandwidth.ingress, pair.mtu)),
+        intakes=tuple(Ingress(name) for name in both),
+        redirects=tuple(Redirect(name, IFB) for name in both),
+    )
+
+
+def _families(lease: Lease) -> list[tuple[Ip, Subnet | None, Cidr]]:
+    found = ((lease.ipv4, lease.subnet4, DEFAULT4), (lease.ipv6, lease.subnet6, DEFAULT6))
+    return [(ip, subnet, default) for ip, subnet, default in found if ip is not None]
+
+
+def of_family(ranges: Iterable[Cidr], *, v6: bool) -> list[Cidr]:
+    """Those of one family."""
+    return [cidr for cidr in ranges if (":" in cidr) == v6]
+
+
+def masquerade(node: Node) -> str:
+    """One nft transaction that replaces what was there: what is passed on bears the node's address.
+
+    What the node itself sends keeps its source. Not told apart by the link that it came in by: kernels before 5.7 do
+    not know that any more when it goes out.
+    """
+    return "".join(_masquerade(family, own) for family, own in (("ip", node.ipv4), ("ip6", node.ipv6)) if own)
+
+
+def _masquerade(family: str, own: Ip) -> str:
+    return f"""{without_masquerade(family)}
+table {family} {NFT_TABLE} {{
+    chain postrouting {{
+        type nat hook postrouting priority srcnat
+        oifname "lo" return
+        fib saddr type local return
+        snat to {own}
+    }}
+}}
+"""
+
+
+def without_masquerade(family: str = "ip") -> str:
+    """The transaction after which there is none of it, whether there was any or not."""
+    return f"table {family} {NFT_TABLE}\ndelete table {family} {NFT_TABLE}\n"
