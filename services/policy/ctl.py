@@ -102,14 +102,23 @@ def compute(
 @_files_or_live
 @url_option
 @_profile
+@click.option("--all", "everything", is_flag=True, help="List also the policies that do not select the pods.")
 @_json
 @click.pass_context
 def explain(
-    ctx: click.Context, source: str, destination: str, paths: tuple[Path, ...], url: str, profile: str, as_json: bool
+    ctx: click.Context,
+    source: str,
+    destination: str,
+    paths: tuple[Path, ...],
+    url: str,
+    profile: str,
+    everything: bool,
+    as_json: bool,
 ) -> None:
     """Which tier, policy and rule decides about a connection, and why others do not.
 
-    FROM and TO are pods as NAMESPACE/NAME, or addresses. Exits 0 when the connection is allowed, 1 when it is not.
+    Each end is judged as the node of its pod judges it. FROM and TO are pods as NAMESPACE/NAME, or addresses. Exits 0
+    when the connection is allowed, 1 when it is not.
     """
     name, _, port = destination.rpartition(":")
     name = name.strip("[]")
@@ -118,12 +127,13 @@ def explain(
     probe = _probe(port)
     try:
         if paths:
-            answer = _read(paths, profile).overview((source, name)).explain(source, name, probe)
+            answer = _read(paths, profile).overview((source, name)).explain(source, name, probe, everything=everything)
         else:
-            answer = explanation(url, source, name, probe)
+            answer = explanation(url, source, name, probe, everything=everything)
     except Invalid as error:
         raise click.ClickException(str(error)) from None
-    click.echo(json.dumps(msgspec.to_builtins(answer), indent=2) if as_json else "\n".join(told(answer)))
+    lines = told(answer, everything=everything)
+    click.echo(json.dumps(msgspec.to_builtins(answer), indent=2) if as_json else "\n".join(lines))
     ctx.exit(int(not answer.allowed))
 
 
@@ -144,17 +154,17 @@ def _print_matrix(probe: str, rows: Mapping[str, Mapping[str, Cell]]) -> None:
         click.echo(f"  {number:>4} {source:<{width}} {cells}")
 
 
-def told(answer: Explanation) -> list[str]:
+def told(answer: Explanation, *, everything: bool = False) -> list[str]:
     """An explanation in lines."""
     lines = [f"{answer.source} -> {answer.destination}:{answer.probe}: {'allowed' if answer.allowed else 'denied'}"]
     for side in answer.sides:
-        lines += _told_side(side)
+        lines += _told_side(side, everything)
     if not answer.sides:
         lines.append("  neither end is a pod that is known here")
     return lines
 
 
-def _told_side(side: Side) -> list[str]:
+def _told_side(side: Side, everything: bool) -> list[str]:
     verdict = side.verdict
     where = f"tier {verdict.tier}: " if verdict.tier else ""
     who = f"{verdict.owner} rule {verdict.rule}: " if verdict.rule is not None else ""
@@ -163,9 +173,11 @@ def _told_side(side: Side) -> list[str]:
     if side.rule is not None:
         lines.append(f"      {json.dumps(msgspec.to_builtins(side.rule))}")
     lines += [
-        f"    asked {asked.owner} rule {asked.rule} ({asked.action}): {asked.mismatch} does not match"
+        f"    asked {asked.owner} rule {asked.rule} ({asked.action}): {asked.why}"
         for asked in verdict.asked
         if asked.mismatch
     ]
     lines += [f"    policy {other.policy} {other.reason}" for other in side.bystanders]
+    if side.others and not everything:
+        lines.append(f"    {side.others} other policies do not select {side.endpoint}: --all lists them")
     return lines

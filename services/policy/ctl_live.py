@@ -28,9 +28,9 @@ def dump(url: str) -> None:
     click.echo(json.dumps(json.loads(_ask(url, "/policy/dump")), indent=2))
 
 
-def explanation(url: str, source: str, destination: str, probe: Probe) -> Explanation:
+def explanation(url: str, source: str, destination: str, probe: Probe, *, everything: bool) -> Explanation:
     """The running service's answer. ClickException with its word when there is none."""
-    query = {"from": source, "to": destination, "port": probe.text}
+    query = {"from": source, "to": destination, "port": probe.text} | ({"all": "true"} if everything else {})
     return msgspec.json.decode(_ask(url, "/policy/explain", query), type=Explanation)
 
 

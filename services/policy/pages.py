@@ -1,7 +1,8 @@
 """The pages of a running calculation: what it told, why something may talk, and who may talk to whom.
 
     GET  /policy/dump                                       the dataplane's state in Felix's terms
-    GET  /policy/explain?from=NS/POD&to=NS/POD&port=80/TCP  either may be an address
+    GET  /policy/explain?from=NS/POD&to=NS/POD&port=80/TCP  either may be an address;
+         &all=true                                          also the policies that select neither
     POST /policy/compute?matrix=80/TCP,81/UDP               as `terwayctl policy compute --json`, on all that is live
          &messages=true&node=NODE&namespace=NS,NS           also the messages; for a node; a matrix of some namespaces
 
@@ -62,10 +63,14 @@ class Pages:
         source, destination, port = (request.query.get(name, "") for name in ("from", "to", "port"))
         if not (source and destination and port):
             return _refused("expected ?from=NAMESPACE/POD&to=NAMESPACE/POD&port=PORT/PROTOCOL")
-        compat = self._live.cluster.compat
+        compat, everything = self._live.cluster.compat, request.query.get("all") == "true"
         try:
             probe = probe_of(port)
-            return _json(await self._ask(lambda packed: explanation(packed, compat, source, destination, probe)))
+            return _json(
+                await self._ask(
+                    lambda packed: explanation(packed, compat, source, destination, probe, everything=everything)
+                )
+            )
         except ValueError as error:
             return _refused(str(error))
 
@@ -92,10 +97,13 @@ class Pages:
             return await asyncio.to_thread(answer, self._live.cluster.store.copy())
 
 
-def explanation(packed: Packed, compat: Compat, source: str, destination: str, probe: Probe) -> Explanation:
+def explanation(
+    packed: Packed, compat: Compat, source: str, destination: str, probe: Probe, *, everything: bool = False
+) -> Explanation:
     """As the pods' own nodes see it. An address of a pod is that pod. Raises Invalid."""
     source, destination = _named(packed, source), _named(packed, destination)
-    return Overview(values(packed), compat, only=(source, destination)).explain(source, destination, probe)
+    overview = Overview(values(packed), compat, only=(source, destination))
+    return overview.explain(source, destination, probe, everything=everything)
 
 
 def _named(packed: Packed, who: str) -> str:

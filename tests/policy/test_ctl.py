@@ -179,7 +179,10 @@ def test_explains_an_allowed_connection(manifests: Path) -> None:
     assert (
         "  ingress of x/web allows: tier default: policy default/x/knp.default.web rule 0: the rule says allow" in lines
     )
+    assert "    1 other policies do not select x/db: --all lists them" in lines
+    lines = run("explain", "x/db", "x/web:http/TCP", "-f", str(manifests), "--all").stdout.splitlines()
     assert '    policy default/x/knp.default.web selects others: app == "web" is not true of x/db' in lines
+    assert not any("--all" in line for line in lines)
 
 
 def test_explains_a_denied_connection(manifests: Path) -> None:
@@ -187,8 +190,55 @@ def test_explains_a_denied_connection(manifests: Path) -> None:
     assert lines == [
         "192.0.2.1 -> x/web:80/TCP: denied",
         "  ingress of x/web denies: tier default: no rule of the tier matches, so it drops",
-        "    asked policy default/x/knp.default.web rule 0 (allow): src_ip_set_ids does not match",
+        "    asked policy default/x/knp.default.web rule 0 (allow): source 192.0.2.1 is not among pods "
+        "\"projectcalico.org/orchestrator == 'k8s' && app == 'db'\"",
     ]
+
+
+ORDERED = """
+apiVersion: crd.projectcalico.org/v1
+kind: GlobalNetworkPolicy
+metadata: {name: first}
+spec: {order: 1, selector: app == 'web', types: [Ingress], ingress: [{action: Deny, protocol: UDP}, {action: Allow}]}
+---
+apiVersion: crd.projectcalico.org/v1
+kind: GlobalNetworkPolicy
+metadata: {name: empty}
+spec: {order: 0, selector: app == 'web', types: [Ingress]}
+---
+apiVersion: crd.projectcalico.org/v1
+kind: GlobalNetworkPolicy
+metadata: {name: outward}
+spec: {order: 0, selector: app == 'web', types: [Egress]}
+"""
+
+
+def test_explains_every_policy_that_selects_an_end_and_counts_the_others(manifests: Path) -> None:
+    many = [
+        {
+            "apiVersion": "networking.k8s.io/v1",
+            "kind": "NetworkPolicy",
+            "metadata": {"name": f"other-{number}", "namespace": "x"},
+            "spec": {"podSelector": {"matchLabels": {"app": f"other-{number}"}}},
+        }
+        for number in range(1000)
+    ]
+    (manifests / "many.json").write_text(json.dumps(many))
+    (manifests / "ordered.yaml").write_text(ORDERED)
+    lines = run("explain", "192.0.2.1", "x/web:80/TCP", "-f", str(manifests)).stdout.splitlines()
+    assert [line for line in lines if not line.startswith("      {")] == [
+        "192.0.2.1 -> x/web:80/TCP: allowed",
+        "  ingress of x/web allows: tier default: policy default/first rule 1: the rule says allow",
+        "    asked policy default/first rule 0 (deny): the protocol is tcp, and the rule is for udp",
+        "    policy default/empty selects x/web, and has no rule for ingress",
+        "    policy default/x/knp.default.web selects x/web, and is not asked: policy default/first has decided",
+        "    policy default/outward selects x/web, but does not govern ingress",
+        "    1000 other policies do not select x/web: --all lists them",
+    ]
+    answer = json.loads(run("explain", "192.0.2.1", "x/web:80/TCP", "-f", str(manifests), "--json").stdout)
+    assert [len(side["bystanders"]) for side in answer["sides"]] == [3] and answer["sides"][0]["others"] == 1000
+    answer = json.loads(run("explain", "192.0.2.1", "x/web:80/TCP", "-f", str(manifests), "--json", "--all").stdout)
+    assert [len(side["bystanders"]) for side in answer["sides"]] == [1003]
 
 
 def test_explains_in_json(manifests: Path) -> None:

@@ -4,7 +4,7 @@ Every endpoint is judged as its own node would judge it. The answers come from t
 are about what a dataplane is told, not about what policies seem to say.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
@@ -14,6 +14,7 @@ from services.policy.core.graph import Graph
 from services.policy.core.matrix import Cell, Place, Probe, matrix
 from services.policy.core.problems import Invalid
 from services.policy.core.profiles import Compat
+from services.policy.core.reasons import reason
 from services.policy.core.resolver import LocalKey
 from services.policy.core.scanner import policy_id
 from services.policy.core.selectors import Joined, Node, parse
@@ -22,20 +23,22 @@ from services.policy.core.verdict import Direction, Flow, Verdict, judge
 
 
 class Bystander(msgspec.Struct, frozen=True):
-    """A policy that has no say in a direction of an endpoint, and why."""
+    """A policy that has no say in the matter, and why."""
 
     policy: str
     reason: str
 
 
 class Side(msgspec.Struct, frozen=True):
-    """One end's word: the egress of the source or the ingress of the destination."""
+    """One end's word: the egress of the source or the ingress of the destination. The bystanders are those that select
+    the endpoint; `others` do not, and are counted, or listed among the bystanders when everything is asked for."""
 
     direction: Direction
     endpoint: str
     verdict: Verdict
     rule: m.Rule | None = None
     bystanders: tuple[Bystander, ...] = ()
+    others: int = 0
 
 
 class Explanation(msgspec.Struct, frozen=True):
@@ -86,7 +89,7 @@ class Overview:
         """`{"80/TCP": {"x/a": {"x/b": "allow"}}}`."""
         return matrix(self.state, [self.places[name] for name in sorted(self.places)], probes)
 
-    def explain(self, source: str, destination: str, probe: Probe) -> Explanation:
+    def explain(self, source: str, destination: str, probe: Probe, *, everything: bool = False) -> Explanation:
         """Who decides about a connection. Pods go by `namespace/name`, others by address. Raises Invalid."""
         source_address, destination_address = self._address(source), self._address(destination)
         if nets.is_ipv6(source_address) != nets.is_ipv6(destination_address):
@@ -98,7 +101,8 @@ class Overview:
         if port is None:
             raise Invalid("", f"{destination} has no port {probe.text}")
         flow = Flow(source_address, destination_address, probe.protocol, port)
-        sides = [self._side(name, way, flow) for name, way in _ends(source, destination) if name in self.places]
+        ends: tuple[tuple[str, Direction], ...] = ((source, "egress"), (destination, "ingress"))
+        sides = [self._side(name, way, flow, everything) for name, way in ends if name in self.places]
         allowed = all(side.verdict.allowed for side in sides)
         return Explanation(allowed, source, destination, probe.text, tuple(sides))
 
@@ -109,43 +113,74 @@ class Overview:
             raise Invalid("", f"{name!r} is no pod with an address, and no address")
         return address
 
-    def _side(self, name: str, direction: Direction, flow: Flow) -> Side:
+    def _side(self, name: str, direction: Direction, flow: Flow, everything: bool) -> Side:
         endpoint = self.state.workloads[self.places[name].endpoint]
         verdict = judge(self.state, endpoint, direction, flow, trail=True)
-        return Side(direction, name, verdict, self._rule(verdict, direction), self._bystanders(name, direction))
+        asked = tuple(
+            msgspec.structs.replace(one, why=reason(self._rules(one.owner, direction)[one.rule], one.mismatch, flow))
+            if one.mismatch
+            else one
+            for one in verdict.asked
+        )
+        rule = None if verdict.rule is None else self._rules(verdict.owner, direction)[verdict.rule]
+        unasked = list(self._unasked(name, endpoint, direction, verdict))
+        unfit, strangers = self._unfit(name, direction)
+        listed = [*unasked, *unfit, *(strangers if everything else ())]
+        verdict = msgspec.structs.replace(verdict, asked=asked)
+        return Side(direction, name, verdict, rule, tuple(listed), len(strangers))
 
-    def _rule(self, verdict: Verdict, direction: Direction) -> m.Rule | None:
-        if verdict.rule is None:
-            return None
-        kind, _, name = verdict.owner.partition(" ")
-        owner: m.Policy | m.Profile
+    def _rules(self, owner: str, direction: Direction) -> tuple[m.Rule, ...]:
+        """Of a policy or profile as a verdict names it."""
+        kind, _, name = owner.partition(" ")
+        held: m.Policy | m.Profile
         if kind == "profile":
-            owner = self.state.profiles[name]
+            held = self.state.profiles[name]
         else:
-            owner = next(policy for known, policy in self.state.policies.items() if known.text == name)
-        rules = owner.inbound_rules if direction == "ingress" else owner.outbound_rules
-        return rules[verdict.rule]
+            held = next(policy for known, policy in self.state.policies.items() if known.text == name)
+        return held.inbound_rules if direction == "ingress" else held.outbound_rules
 
-    def _bystanders(self, name: str, direction: Direction) -> tuple[Bystander, ...]:
-        """The policies that are not asked, and the first reason for it."""
+    def _unasked(
+        self, name: str, endpoint: m.WorkloadEndpoint, direction: Direction, verdict: Verdict
+    ) -> Iterator[Bystander]:
+        """Policies that apply, and of which no rule was asked."""
+        passing = {one.owner for one in verdict.asked if not one.mismatch and one.action == "next-tier"}
+        decider = ""
+        for tier in endpoint.tiers:
+            passed = ""
+            for listed in tier.ingress_policies if direction == "ingress" else tier.egress_policies:
+                known, _ = self.state.policy(listed)
+                owner = f"policy {known.text}"
+                if decider or passed:
+                    yield Bystander(known.text, f"selects {name}, and is not asked: {decider or passed}")
+                elif not self._rules(owner, direction):
+                    yield Bystander(known.text, f"selects {name}, and has no rule for {direction}")
+                if owner == verdict.owner:
+                    decider = f"{owner} has decided"
+                elif owner in passing:
+                    passed = f"{owner} has passed on to the next tier"
+            if tier.name == verdict.tier and not verdict.owner:
+                decider = f"tier {tier.name} has decided"
+
+    def _unfit(self, name: str, direction: Direction) -> tuple[list[Bystander], list[Bystander]]:
+        """Policies that do not apply though they select the endpoint, and those that do not select it; each with the
+        first reason."""
         value = self._endpoints[name]
         labels: dict[str, str] = {}
         for profile in reversed(value.profile_ids):
             labels.update(self._labels.get(profile, {}))
         labels.update(value.labels)
-        found = []
+        unfit, strangers = [], []
         for key, policy in sorted(self._policies.items(), key=lambda item: item[0].name):
+            text = policy_id(key, policy.namespace, self._compat).text
             selector = parse(policy.selector, self._compat.language)
             if not selector.matches(labels.get):
-                reason = f"selects others: {_false_term(selector.root, labels)} is not true of {name}"
+                why = f"selects others: {_false_term(selector.root, labels)} is not true of {name}"
+                strangers.append(Bystander(text, why))
             elif policy.types and direction not in policy.types:
-                reason = f"selects {name}, but does not govern {direction}"
+                unfit.append(Bystander(text, f"selects {name}, but does not govern {direction}"))
             elif policy.untracked or policy.pre_dnat:
-                reason = f"selects {name}, but acts only on host endpoints"
-            else:
-                continue
-            found.append(Bystander(policy_id(key, policy.namespace, self._compat).text, reason))
-        return tuple(found)
+                unfit.append(Bystander(text, f"selects {name}, but acts only on host endpoints"))
+        return unfit, strangers
 
 
 class _Named:
@@ -156,10 +191,6 @@ class _Named:
 
     def __contains__(self, key: object) -> bool:
         return isinstance(key, v1.WorkloadKey) and key.workload in self._names
-
-
-def _ends(source: str, destination: str) -> tuple[tuple[str, Direction], tuple[str, Direction]]:
-    return (source, "egress"), (destination, "ingress")
 
 
 def _place(key: LocalKey, value: v1.WorkloadEndpoint) -> Place:

@@ -36,13 +36,15 @@ class Flow(msgspec.Struct, frozen=True):
 
 
 class Asked(msgspec.Struct, frozen=True):
-    """One rule that was asked: `mismatch` is the first field that did not match, empty when all did."""
+    """One rule that was asked: `mismatch` is the first field that did not match, empty when all did; `why` is filled in
+    for people (reasons.py)."""
 
     owner: str
     rule: int
     action: str
     mismatch: str
     rule_id: str = ""
+    why: str = ""
 
 
 class Verdict(msgspec.Struct, frozen=True):
