@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from random import Random
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from services.policy.core import messages as m
 from services.policy.core.graph import Graph
 from services.policy.core.nft.model import Change, Table, difference, whole
+from services.policy.core.nft.pod import PodTable
 from services.policy.core.nft.render import Renderer
 from services.policy.core.nft.settings import Attachment, Settings
 from services.policy.core.profiles import FELIX_CURRENT, PROFILES
@@ -62,9 +64,14 @@ class Run:
         self.state = State()
         self.attached: dict[str, Attachment] = {}
         self.interfaces: dict[str, Sequence[str]] = {}
+        self.pods = {one: (PodTable(one, wanted, open=one is WORKLOADS[0]), Kernel()) for one in WORKLOADS}
 
-    def take(self, said: Iterable[m.Message]) -> None:
+    def take(self, said: Iterable[m.Message], random: Random) -> None:
         for message in said:
+            if isinstance(message, m.WorkloadEndpointUpdate) and random.random() < 0.2:
+                nets = tuple(random.sample(("192.0.2.0/24", "198.51.100.7/32", "fd00::/8"), 2))
+                spoofer = msgspec.structs.replace(message.endpoint, allow_spoofed_source_prefixes=nets)
+                message = msgspec.structs.replace(message, endpoint=spoofer)
             self.renderer.take(message)
             self.state.apply([message])
 
@@ -90,8 +97,18 @@ class Run:
         self.kernel.load(change.text())
         same(self.kernel.table, self.renderer.table)
         assert change.empty() == difference(before, self.renderer.table).empty()
+        for pod, kernel in self.pods.values():
+            kernel.load(pod.follow(self.renderer.table, change).text())
+            same(kernel.table, pod.table)
         assert self.renderer.flush().empty(), "there was nothing left to say"
         return change
+
+    def check_pods(self) -> None:
+        """Each pod's own table is the one that it would get now."""
+        for workload, (pod, _) in self.pods.items():
+            fresh = PodTable(workload, self.settings, open=workload is WORKLOADS[0])
+            fresh.follow(self.renderer.table, Change())
+            same(pod.table, fresh.table)
 
     def from_scratch(self) -> Table:
         fresh = Renderer(self.settings)
@@ -119,12 +136,13 @@ def test_increments_end_where_a_fresh_start_ends(seed, steps, profile, families)
         if dice.random.random() < 0.2:
             run.local(dice.random)
         if dice.random.random() < 0.5:
-            run.take(graph.flush())
+            run.take(graph.flush(), dice.random)
         if dice.random.random() < 0.3:
             run.flush()
-    run.take(graph.flush())
+    run.take(graph.flush(), dice.random)
     run.flush()
     same(run.renderer.table, run.from_scratch())
+    run.check_pods()
 
 
 @settings(max_examples=SEQUENCES // 4, deadline=None)

@@ -166,7 +166,11 @@ def _mark(ear: socket.socket, data: bytes) -> int | None:
         case 132:
             return int.from_bytes(body[16:20], "big") if body[12] == 1 else None
         case _:
-            return _turned(int.from_bytes(body[4:8], "big")) if body[0] not in (0, 3, 129, 1, 133, 134, 135, 136, 143) else None
+            return (
+                _turned(int.from_bytes(body[4:8], "big"))
+                if body[0] not in (0, 3, 129, 1, 133, 134, 135, 136, 143)
+                else None
+            )
 
 
 class Site:

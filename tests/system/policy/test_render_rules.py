@@ -5,7 +5,7 @@ tiers that pass. One example is one rule set and some eighty packets of it.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from random import Random
 from typing import TypeVar
 
@@ -14,13 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.policy.core import messages as m
+from services.policy.core.nft.model import Change
+from services.policy.core.nft.pod import PodTable
 from services.policy.core.nft.render import Renderer
-from services.policy.core.nft.settings import Attachment
+from services.policy.core.nft.settings import Attachment, Settings
 from services.policy.core.state import State
 from services.policy.core.verdict import Flow, judge
 from tests.policy.nft.test_render import same
 from tests.system.policy.render_listing import read
-from tests.system.policy.render_world import Packet, Place, Site, site
+from tests.system.policy.render_world import GATEWAY, Packet, Place, Site, site
 
 EXAMPLES = int(os.environ.get("TERWAY_POLICY_RULES", "60"))
 pytestmark = [pytest.mark.system, pytest.mark.timeout(120 + EXAMPLES)]
@@ -33,6 +35,7 @@ NETS4 = ("10.0.0.0/24", "10.0.0.1/32", "10.0.0.0/16", "10.0.1.0/24", "0.0.0.0/0"
 NETS6 = ("fd00::/112", "fd00::1:0/112", "::/0", "fd00:f0::/64", "fd00::1/128", "8000::/1")
 ADDRESSES = ("10.0.0.1", "10.0.1.2", "192.0.2.10", "fd00::1", "fd00::1:2", "fd00:f0::10")
 PORTS = (80, 81, 443, 8080)
+NOTHING = "add table inet terway\ndelete table inet terway\n"
 LOW, HIGH = range(1_000, 20_000), range(20_001, 60_000)
 KINDS4, KINDS6 = ((8, 0), (13, 0), (8, 1)), ((128, 0), (128, 1), (139, 0))
 
@@ -53,7 +56,7 @@ class Dice:
         """Sets, policies in up to three tiers, a profile, and the two pods under them."""
         for set_id in ("s:one", "s:two"):
             nets = (f"{a}/{128 if ':' in a else 32}" for a in self.some(ADDRESSES, 4))
-            wide = self.some([net for net in (*NETS4, *NETS6)], 2 if self.rarely(0.5) else 0)
+            wide = self.some((*NETS4, *NETS6), 2 if self.rarely(0.5) else 0)
             yield m.IPSetUpdate(set_id, "NET", tuple(dict.fromkeys((*nets, *wide))))
         for set_id in ("n:one", "n:two", "svc:one"):
             members = {
@@ -181,18 +184,42 @@ def sources() -> Sources:
     return Sources()
 
 
+def load_host(made: Site, renderer: Renderer, change: Change) -> str:
+    """The host's table, judged by what nft makes of it; its text."""
+    for pod in made.pods:
+        pod.load(NOTHING)
+    made.node.load(f"{NOTHING}{change.text()}")
+    same(read(made.node.listing()), renderer.table)
+    return change.text()
+
+
+def load_pods(made: Site, renderer: Renderer, change: Change) -> str:
+    """A table in each pod and none on the host."""
+    made.node.load(NOTHING)
+    texts = ""
+    near = Settings(host_addresses=(GATEWAY, "fd00:f0::1"), host_link="eth0")
+    for number in PODS:
+        pod = PodTable(m.WorkloadEndpointID("k8s", f"n/{number}", "eth0"), near)
+        text = pod.follow(renderer.table, change).text()
+        made.pods[number].load(f"{NOTHING}{text}")
+        same(read(made.pods[number].listing()), pod.table)
+        texts += text
+    return texts
+
+
+@pytest.mark.parametrize("load", [load_host, load_pods])
 @settings(max_examples=EXAMPLES, deadline=None)
 @given(seed=st.integers(0, 2**64))
-def test_packets_of_every_kind(two: Site, sources: Sources, seed: int) -> None:
+def test_packets_of_every_kind(
+    two: Site, sources: Sources, load: Callable[[Site, Renderer, Change], str], seed: int
+) -> None:
     dice, state, renderer = Dice(seed), State(), Renderer()
     for message in dice.messages():
         state.apply([message])
         renderer.take(message)
     for number, held in PODS.items():
         renderer.attach(Attachment(f"cali{number}", held, m.WorkloadEndpointID("k8s", f"n/{number}", "eth0")))
-    text = renderer.flush().text()
-    two.node.load(f"add table inet terway\ndelete table inet terway\n{text}")
-    same(read(two.node.listing()), renderer.table)
+    text = load(two, renderer, renderer.flush())
     probes = list(packets(two, dice.random, sources))
     answers = two.ask([(place, packet) for place, packet, _, _ in probes])
     wrong = [

@@ -154,14 +154,14 @@ def _nets(rule: m.Rule, family: int) -> Block:
         mine = [net for net in listed if nets.is_ipv6(net) == (family == 6)]
         if not mine:
             return _NEVER
-        text, everything = _ranges(mine)
+        text, everything = ranges(mine)
         if everything and not wanted:
             return _NEVER
         line.append(f"{_ADDRESS[family]} {field} {'' if wanted else '!= '}{text}")
     return [tuple(line)]
 
 
-def _ranges(listed: Iterable[str]) -> tuple[str, bool]:
+def ranges(listed: Iterable[str]) -> tuple[str, bool]:
     """Networks as nft lists them, neighbours merged; and whether that is every address."""
     parsed = [ipaddress.ip_network(net) for net in listed]
     kind = type(parsed[0].network_address)

@@ -1,10 +1,14 @@
 """What the renderer can be told apart from the calculation's messages."""
 
+import re
 from typing import Literal
 
 import msgspec
 
 from services.policy.core import messages as m
+
+_PREFIX = re.compile(r"[A-Za-z0-9 ._:/+=@-]{1,100}", re.ASCII)
+_LINK = re.compile(r"[A-Za-z0-9_.-]{1,14}", re.ASCII)
 
 
 class FailsafePort(msgspec.Struct, frozen=True):
@@ -43,6 +47,17 @@ class Settings(msgspec.Struct, frozen=True):
     """In a pod's namespace only: destinations that its host translates and judges afterwards."""
     host_addresses: tuple[str, ...] = ()
     """In a pod's namespace only: the host's own addresses, which always reach the pod."""
+    host_link: str = ""
+    """In a pod's namespace only: the link by which the host's packets come; elsewhere its addresses mean nothing."""
+
+    def __post_init__(self) -> None:
+        if not _PREFIX.fullmatch(self.log_prefix):
+            raise ValueError(f"log_prefix {self.log_prefix!r}: at most 100 printable characters without quotes")
+        for prefix in self.workload_prefixes:
+            if not _LINK.fullmatch(prefix):
+                raise ValueError(f"workload_prefixes: {prefix!r} is no beginning of an interface's name")
+        if self.mark_accept & self.mark_pass:
+            raise ValueError(f"mark_accept {self.mark_accept:#x} and mark_pass {self.mark_pass:#x} share a bit")
 
 
 class Attachment(msgspec.Struct, frozen=True):

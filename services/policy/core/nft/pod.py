@@ -1,0 +1,113 @@
+"""The table inside one pod's namespace: that pod's part of the host's table, behind hooks of its own.
+
+For modes in which a pod's packets never pass its host's netfilter. Chains and sets are the host's, word for word: those
+that the pod's two chains lead to, and no others. So one rendering serves both, and a pod's table follows by what
+changed of the host's.
+
+    input    0  loopback, what is known, neighbours, the host's own packets; then the pod's ingress
+    output   0  loopback, what is known, neighbours, what the host translates and judges itself; then the pod's egress
+"""
+
+import re
+from collections.abc import Iterator
+
+from services.policy.core import messages as m
+from services.policy.core import nets
+from services.policy.core.nft import hosts, match, names, static
+from services.policy.core.nft.draft import Draft
+from services.policy.core.nft.model import Chain, Change, Hook, Table
+from services.policy.core.nft.settings import Settings
+
+_JUMP = re.compile(r"\b(?:jump|goto) (\S+)")
+_LOOKUP = re.compile(r"@(\S+)")
+
+
+class PodTable:
+    """One workload's own table. `open`: what it is while the calculation knows nothing of the workload."""
+
+    def __init__(self, workload: m.WorkloadEndpointID, settings: Settings, *, open: bool = False) -> None:
+        self._settings = settings
+        self._open = open
+        self._ingress = names.workload(workload, "ingress")
+        self._egress = names.workload(workload, "egress")
+        self._draft = Draft()
+        self._chains: dict[str, Chain] = {}
+        self._sets: set[str] = set()
+        self._begun = False
+
+    @property
+    def table(self) -> Table:
+        """What is wanted as of the last `follow`: a view that changes with the next."""
+        return self._draft.table
+
+    def follow(self, host: Table, change: Change) -> Change:
+        """What becomes of this table. `host`: the host's, after `change`, of which none may be left out.
+
+        The first time `change` does not matter. Costs what changed, and the size of this table if that was of it.
+        """
+        if not self._begun or self._concerned(change):
+            self._begun = True
+            self._rebuild(host)
+        for name in self._sets:
+            added, removed = change.elements_added.get(name, ()), change.elements_removed.get(name, ())
+            if added or removed:
+                self._draft.change(name, added, removed)
+        return self._draft.flush()
+
+    def _concerned(self, change: Change) -> bool:
+        mine = {self._ingress, self._egress, *self._chains}
+        return any(
+            chain.name in mine for chain in (*change.chains_added, *change.chains_changed)
+        ) or not mine.isdisjoint(change.chains_removed)
+
+    def _rebuild(self, host: Table) -> None:
+        known = self._ingress in host.chains and self._egress in host.chains
+        wanted = dict(_reached(host, (self._ingress, self._egress))) if known else {}
+        used = {name for chain in wanted.values() for rule in chain.rules for name in _LOOKUP.findall(rule)}
+        for chain in _base_chains(self._settings, self._word(self._ingress, known), self._word(self._egress, known)):
+            wanted[chain.name] = chain
+        for name in self._chains.keys() - wanted.keys():
+            self._draft.no_chain(name)
+        for name, chain in wanted.items():
+            if self._chains.get(name) != chain:
+                self._draft.chain(chain)
+        for name in self._sets - used:
+            self._draft.no_set(name)
+        for name in used - self._sets:
+            self._draft.set(host.sets[name], host.elements.get(name, ()))
+        self._chains, self._sets = wanted, used
+
+    def _word(self, chain: str, known: bool) -> str:
+        if known:
+            return f"goto {chain}"
+        return "accept" if self._open else 'counter drop comment "no pod is known to be here"'
+
+
+def _reached(host: Table, roots: tuple[str, ...]) -> Iterator[tuple[str, Chain]]:
+    """The roots and all chains that they lead to, once each."""
+    waiting, seen = list(roots), set(roots)
+    while waiting:
+        chain = host.chains[waiting.pop()]
+        yield chain.name, chain
+        for rule in chain.rules:
+            for target in _JUMP.findall(rule):
+                if target not in seen:
+                    seen.add(target)
+                    waiting.append(target)
+
+
+def _base_chains(settings: Settings, ingress: str, egress: str) -> Iterator[Chain]:
+    near = f'iifname "{settings.host_link}" ' if settings.host_link else ""
+    inward = (f"{near}{line} accept" for line in _listed("saddr", settings.host_addresses))
+    outward = (f"{line} accept" for line in _listed("daddr", settings.service_nets))
+    rules = ('iifname "lo" accept', static.KNOWN, hosts.NEIGHBOURS, *inward, ingress)
+    yield Chain("input", rules, Hook("filter", "input", 0))
+    rules = ('oifname "lo" accept', static.KNOWN, hosts.NEIGHBOURS, *outward, egress)
+    yield Chain("output", rules, Hook("filter", "output", 0))
+
+
+def _listed(field: str, listed: tuple[str, ...]) -> Iterator[str]:
+    for sixth in (False, True):
+        mine = [net for net in listed if nets.is_ipv6(net) == sixth]
+        if mine:
+            yield f"{'ip6' if sixth else 'ip'} {field} {match.ranges(mine)[0]}"
