@@ -11,7 +11,8 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 import click
@@ -68,7 +69,7 @@ class Demo:
         made: list[tuple[str, Check]] = [("the lab comes up", self.up)]
         made += [(f"pod {name} runs on {node} by containerd's CRI", self._runner(name)) for name, node in PODS.items()]
         made += [
-            ("each address is one that the cloud assigned to an ENI for pods of that node", self.assigned),
+            self._whose(),
             ("each lease is in ipam's /state", self.leased),
         ]
         for what, left, right in (("same node", "a1", "a2"), ("across nodes", "a1", "b1")):
@@ -76,7 +77,7 @@ class Demo:
                 made.append((f"{what}: {source} pings {target}", self._pinger(source, target)))
                 made.append((f"{what}: {source} reaches {target} by TCP", self._connector(source, target)))
         made += [
-            ("a packet across nodes leaves by the ENI that owns its source, untunnelled", self.captured),
+            ("a packet across nodes leaves by the ENI that the VPC lets its source leave by, untunnelled", self.captured),
             ("a pod reaches a host outside the VPC", self._connector("a2", OUTSIDE)),
             ("runtime, leases, wiring, kernel and cloud agree", self.agrees),
             ("pods are deleted and their addresses are back in the pool", self.returned),
@@ -109,6 +110,33 @@ class Demo:
         return run
 
     # ---- whose addresses these are
+
+    def _whose(self) -> tuple[str, Check]:
+        if self._mode is Mode.VPC_ROUTE:
+            return "each address is of its node's own range, which the VPC's route table leads there", self.routed
+        return "each address is one that the cloud assigned to an ENI for pods of that node", self.assigned
+
+    async def routed(self) -> str:
+        """The node's object, the entry of the route table, and what the fabric's kernel delivers."""
+        async with control.connect(self._layout.cloud_socket) as cloud:
+            found = await cloud.audit()
+        seen = {}
+        for name, node in PODS.items():
+            [cidr] = self._layout.node(node).pod_cidrs[:1]
+            if ip_address(self._address(name)) not in ip_network(cidr):
+                raise Failed(f"{self._address(name)} of {name} is not in {cidr} of {node}")
+            primary = self._owner(found["enis"], self._there.facts(node).primary_ip)["id"]
+            if found["delivered"].get(cidr) != primary:
+                raise Failed(f"{cidr} is delivered to {found['delivered'].get(cidr)}, not to {primary} of {node}")
+            seen[cidr] = primary
+        return ", ".join(f"{cidr} to {eni}" for cidr, eni in seen.items())
+
+    def _owner(self, enis: Sequence[dict[str, Any]], address: str) -> dict[str, Any]:
+        """The interface that an address is assigned to."""
+        for eni in enis:
+            if address in eni["ipv4"]:
+                return eni
+        raise Failed(f"{address} is assigned to no interface")
 
     async def assigned(self) -> str:
         """Account of the cloud, and what the fabric's kernel delivers."""
@@ -174,7 +202,8 @@ class Demo:
         source, target = self._address("a1"), self._address("b1")
         async with control.connect(self._layout.cloud_socket) as cloud:
             enis = (await cloud.audit())["enis"]
-            eni = next(eni for eni in enis if source in eni["ipv4"])
+            by_route = self._mode is Mode.VPC_ROUTE
+            eni = self._owner(enis, self._there.facts(PODS["a1"]).primary_ip if by_route else source)
             capture = await cloud.send("POST", "/captures", {"eni": eni["id"], "filter": "ether proto 0x0800"})
             await self._pinger("a1", "b1")()
             packets: list[str] = (await cloud.send("DELETE", f"/captures/{capture['id']}"))["packets"]

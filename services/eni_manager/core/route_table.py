@@ -21,6 +21,7 @@ Who removes what
 
 import hashlib
 import re
+from bisect import bisect
 from collections.abc import Collection, Mapping, Sequence
 from ipaddress import ip_address, ip_network
 
@@ -161,15 +162,13 @@ class Watchers:
         """One more look: the entries whose nodes this node has to ask for, and those that it has doubts about."""
         turn = self._looks // LOOKS_PER_TURN
         self._looks += 1
-        ours = [
-            (entry, owner) for entry in table if (owner := entry.owner) is not None and owner.cluster == own.cluster
-        ]
-        names = {owner.node for _, owner in ours} | {own.node}
+        ours = [(one, owner) for one in table if (owner := one.owner) is not None and owner.cluster == own.cluster]
+        watchers = _watchers(ours, {owner.node for _, owner in ours} | {own.node}, turn)
         self._gone = {entry.id: self._gone[entry.id] for entry, _ in ours if entry.id in self._gone}
         return [
             entry
             for entry, owner in ours
-            if owner.node != own.node and (entry.id in self._gone or _watches(own.node, entry, names, turn))
+            if owner.node != own.node and (entry.id in self._gone or own.node in watchers[entry.id])
         ]
 
     def removable(self, watched: Sequence[Entry], known: Known) -> list[Entry]:
@@ -184,9 +183,17 @@ class Watchers:
         return [entry for entry in watched if entry.id in sure and entry.status == "Available"]
 
 
-def _watches(node: str, entry: Entry, names: Collection[str], turn: int) -> bool:
-    """Is this one of the nodes whose turn it is? The entry's own node is none of them."""
-    owner = entry.owner
-    others = [name for name in names if owner is None or name != owner.node]
-    others.sort(key=lambda name: hashlib.sha256(f"{turn} {entry.id} {name}".encode()).digest())
-    return node in others[:WATCHERS]
+def _watchers(entries: Sequence[tuple[Entry, Owner]], names: Collection[str], turn: int) -> dict[str, list[str]]:
+    """Who watches each entry: the names that follow it on a ring of hashes, less its own node's."""
+    ring = sorted((_place(turn, name), name) for name in names)
+    places = [place for place, _ in ring]
+    found = {}
+    for entry, owner in entries:
+        start = bisect(places, _place(turn, entry.id))
+        following = (ring[(start + step) % len(ring)][1] for step in range(min(WATCHERS + 1, len(ring))))
+        found[entry.id] = [name for name in following if name != owner.node][:WATCHERS]
+    return found
+
+
+def _place(turn: int, what: str) -> bytes:
+    return hashlib.sha256(f"{turn} {what}".encode()).digest()

@@ -55,8 +55,8 @@ def _view(ranges: tuple[PodRange, ...]) -> EniView:
         state="routed",
         addresses=addresses,
         max_addresses=len(addresses),
-        subnet4=None if four is None else subnet(four.cidr),
-        subnet6=None if six is None else subnet(six.cidr),
+        subnet4=None if four is None or not addresses else subnet(four.cidr),
+        subnet6=None if six is None or not addresses else subnet(six.cidr),
     )
 
 
