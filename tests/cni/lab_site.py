@@ -4,13 +4,18 @@ import asyncio
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
 
 import pytest
 
 from compose.lab.layout import Layout
-from shared.contracts import eni, ipam
+from shared.contracts import eni, ipam, policy
+from shared.errors import Conflict, NotFound
+from shared.kube.access import KubeAddress
+from shared.kube.client import KubeClient
+from shared.kube.resources import NAMESPACES, PODS
 from shared.model import AttachmentKey, PodKey
 from shared.rpc.client import Client
 from shared.rpc.method import Method, Params, Result
@@ -19,6 +24,8 @@ from tests.cni.site import Json, Outcome, Plugin, Sandbox, config, namespace
 
 CLI = [sys.executable, "-m", "services.ctl", "lab"]
 NODE = "node1"
+NAMESPACE = "shop"
+"""Of every sandbox's pod."""
 CAPACITY = 20
 """Addresses of an ecs.g6.xlarge: (3 ENIs - 1) x 10."""
 SERVICE = {"gateway": "cni_shim"}
@@ -36,7 +43,7 @@ class LabSite:
     def open(self) -> None:
         """Bring it up, with addresses for everybody."""
         options = ["--instance-type", "ecs.g6.xlarge", "--pool", f"{CAPACITY}:{CAPACITY}", "--cooldown", "0"]
-        self._lab("up", "--nodes", "1", "--runtime", "cni", "--processes", *options)
+        self._lab("up", "--nodes", "1", "--runtime", "cni", "--processes", "--policy", *options)
 
     def close(self) -> None:
         """Take it down."""
@@ -58,6 +65,17 @@ class LabSite:
         finally:
             loop.close()
 
+    def _kube(self, act: Callable[[KubeClient], Awaitable[None]]) -> None:
+        async def ask() -> None:
+            async with KubeClient(KubeAddress(f"unix://{Layout.of(self.name).kube_socket}")) as kube:
+                await act(kube)
+
+        loop = asyncio.new_event_loop()
+        try:
+            loop.run_until_complete(ask())
+        finally:
+            loop.close()
+
     # ---- tests.cni.site.Site
 
     @contextmanager
@@ -66,6 +84,7 @@ class LabSite:
             sandbox = Sandbox(**{"netns": netns, **fields})
             yield sandbox
             self.delete(sandbox)
+            self._kube(partial(_forget, sandbox.pod))
 
     def held(self) -> set[tuple[str, str]]:
         leases = self._ask("ipam", ipam.LEASES, ipam.ListLeases()).leases
@@ -83,7 +102,7 @@ class LabSite:
         self._ask("ipam", ipam.RELEASE, ipam.Release(AttachmentKey("terway", sandbox.id, sandbox.ifname)))
 
     def lose_rules(self, sandbox: Sandbox) -> None:
-        pytest.skip("NetworkPolicy is off in this lab: there are no rules to lose")
+        self._ask("policy", policy.DETACH, policy.Detach(AttachmentKey("terway", sandbox.id, sandbox.ifname)))
 
     @contextmanager
     def exhausted(self) -> Iterator[None]:
@@ -110,9 +129,29 @@ class LabSite:
         until(lambda: self.plugin.run("STATUS", config()).exit == 0, f"the others have found {service} again")
 
     def add(self, sandbox: Sandbox, conf: Json | None = None, **env: str | None) -> Outcome:
+        self._kube(partial(_say, sandbox))
         stdin = conf or config()
         stdin["runtimeConfig"] = {"io.kubernetes.cri.pod-annotations": {}, **stdin.get("runtimeConfig", {})}
         return self.plugin.run("ADD", stdin, {**sandbox.env, **env})
 
     def delete(self, sandbox: Sandbox, conf: Json | None = None, **env: str | None) -> Outcome:
         return self.plugin.run("DEL", conf or config(), {**sandbox.env, **env})
+
+
+async def _say(sandbox: Sandbox, kube: KubeClient) -> None:
+    """The sandbox's pod, as a static one: what its object has as a UID, the sandbox's arguments cannot know."""
+    uid = sandbox.args.rpartition("K8S_POD_UID=")[2]
+    metadata = {"name": sandbox.pod, "annotations": {"kubernetes.io/config.hash": uid}}
+    spec = {"nodeName": NODE, "containers": [{"name": "main", "image": "localhost/tools:1"}]}
+    with suppress(Conflict):
+        body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
+        await kube.create(NAMESPACES, dict, body)
+    try:
+        await kube.create(PODS, dict, {"metadata": metadata, "spec": spec}, namespace=NAMESPACE)
+    except Conflict:
+        await kube.patch(PODS, dict, sandbox.pod, {"metadata": metadata}, namespace=NAMESPACE)
+
+
+async def _forget(pod: str, kube: KubeClient) -> None:
+    with suppress(NotFound):
+        await kube.delete(PODS, pod, namespace=NAMESPACE, grace_s=0)
