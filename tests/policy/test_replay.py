@@ -1,6 +1,9 @@
 """The original's own answers: every recorded universe and edge case of both versions, without a single difference."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -33,6 +36,22 @@ def test_finds_a_difference(vectors: Path, tmp_path: Path, capsys: pytest.Captur
     forged.write_text((vectors / "selectors.json").read_text().replace('"canonical": "', '"canonical": "!', 1))
     assert main([str(forged)]) == 1
     assert capsys.readouterr().out.endswith("replay: 1 of 630 steps differ\n")
+
+
+@pytest.mark.parametrize(("ci", "outcome"), [("", "1 skipped"), ("true", "1 error")])
+def test_without_the_recordings_nothing_passes(tmp_path: Path, ci: str, outcome: str) -> None:
+    """Skipped with the reason, and in CI a failure."""
+    here = f"{Path(__file__).relative_to(Path.cwd())}::test_finds_a_difference"
+    ran = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-rsE", "-p", "no:cacheprovider", here],
+        env={**os.environ, "CI": ci, "TERWAY_VECTORS": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert outcome in ran.stdout and "cyclonus_vectors.json" in ran.stdout, ran.stdout
+    assert ran.returncode == (1 if ci else 0)
 
 
 def test_an_error_counts_as_a_difference(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
