@@ -3,7 +3,8 @@
 The lab keeps no idle address, so that a pod's life walks the whole way each time: an ENI is created, attached and
 configured for the first pod, an address is assigned for the second, unassigned when that goes, and the ENI is
 detached and deleted with the last. One service is armed to die at one point; the test fails when it does not get
-there. Afterwards cloud, kernel, databases and runtime must agree that nothing is there.
+there. Afterwards cloud, kernel, databases and runtime must agree that nothing is there. The lab of the default mode is
+in dual stack, which walks every step that IPv4 alone walks, and its own.
 """
 
 import asyncio
@@ -146,7 +147,15 @@ async def site(request: SimpleNamespace) -> AsyncIterator[Site]:
     mode: Mode = request.param
     layout = Layout.of(f"c{list(Mode).index(mode)}p{os.getpid()}")  # two runs at a time do not share a lab
     options = Options(
-        nodes=1, mode=mode, pool=(0, 0), runtime="cni", processes=True, delays="none", cooldown_s=0.2, pool_sync_s=0.3
+        nodes=1,
+        mode=mode,
+        stack="dual" if mode is Mode.SHARED_VETH else "ipv4",
+        pool=(0, 0),
+        runtime="cni",
+        processes=True,
+        delays="none",
+        cooldown_s=0.2,
+        pool_sync_s=0.3,
     )
     record = await lab.up(layout, options, say=lambda line: None)
     try:

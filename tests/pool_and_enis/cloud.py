@@ -22,8 +22,8 @@ from shared.errors import NotFound, Unavailable
 from shared.model import Cidr, EniId, Ip, Mac, Subnet
 
 INSTANCE = "i-1"
-KIND = InstanceType("ecs.model", enis=4, ipv4_per_eni=4)
-"""Three ENIs for pods, four addresses each."""
+KIND = InstanceType("ecs.model", enis=4, ipv4_per_eni=4, ipv6_per_eni=4)
+"""Three ENIs for pods, four addresses (or pairs) each."""
 VSWITCH_SIZE = 24
 SNAPSHOTS = 8
 
@@ -41,6 +41,7 @@ class ModelEni:
     vswitch: str
     tags: dict[str, str]
     ips: list[Ip]
+    ips6: list[Ip] = field(default_factory=list)
     status: str = "Creating"
     instance: str = ""
     changes_at: float = 0.0
@@ -58,6 +59,7 @@ class ModelEni:
             vswitch=self.vswitch,
             zone="z",
             ipv4=tuple(CloudAddress(ip, number == 0) for number, ip in enumerate(self.ips)),
+            ipv6=tuple(self.ips6),
             tags=dict(self.tags),
         )
 
@@ -73,6 +75,8 @@ class ModelCloud:
         self.chance = chance
         self.enis: dict[EniId, ModelEni] = {}
         self.free = {name: [Ip(f"10.{zone}.0.{n}") for n in range(1, VSWITCH_SIZE)] for zone, name in enumerate("ab")}
+        # More than a vSwitch can need, and few enough to come round soon.
+        self.free6 = {name: [Ip(f"fd0{zone}::{n:x}") for n in range(1, 40)] for zone, name in enumerate("ab")}
         self.hoards: dict[str, list[Ip]] = {name: [] for name in self.free}
         """What others have of each vSwitch, beyond what is free."""
         self.taken: set[Ip] = set()
@@ -111,7 +115,7 @@ class ModelCloud:
 
     def delete_outside(self, eni_id: EniId) -> None:
         """Somebody forces an ENI off and deletes it."""
-        self.taken |= set(self.enis[eni_id].ips)
+        self.taken |= {*self.enis[eni_id].ips, *self.enis[eni_id].ips6}
         self._remove(self.enis[eni_id])
 
     def unassign_outside(self, eni_id: EniId, ip: Ip) -> None:
@@ -119,6 +123,20 @@ class ModelCloud:
         eni.ips.remove(ip)
         self.free[eni.vswitch].append(ip)
         self.taken.add(ip)
+
+    def unassign6_outside(self, eni_id: EniId, ip: Ip) -> None:
+        self._take6(self.enis[eni_id], [ip])
+        self.taken.add(ip)
+
+    def assign6_outside(self, eni_id: EniId, back: Ip | None = None) -> None:
+        """Somebody assigns an IPv6 address: `back`, where it is free, else any."""
+        eni = self.enis[eni_id]
+        if len(eni.ips6) < KIND.ipv6_per_eni:
+            free = self.free6[eni.vswitch]
+            if back in free:
+                free.remove(back)
+                free.insert(0, back)
+            self._assign6(eni, 1, 0.0)
 
     def assign_outside(self, eni_id: EniId) -> None:
         eni = self.enis[eni_id]
@@ -143,13 +161,16 @@ class ModelCloud:
 
     # ---- what calls do
 
-    def create(self, token: str, name: str, vswitch: str, count: int, tags: Mapping[str, str], now: float) -> CloudEni:
+    def create(
+        self, token: str, name: str, vswitch: str, count: int, tags: Mapping[str, str], now: float, count6: int = 0
+    ) -> CloudEni:
         if token in self._made_for:
             return self._find("CreateNetworkInterface", self._made_for[token]).listed()
         if len(self.free[vswitch]) < count:
             BEFELL["IpNotEnough"] += 1
             raise refusal("CreateNetworkInterface", "InvalidVSwitchId.IpNotEnough")
         eni = self._new(name, vswitch, count, tags, now)
+        self._assign6(eni, count6, now)
         self._made_for[token] = eni.id
         return eni.listed()
 
@@ -162,7 +183,7 @@ class ModelCloud:
         if self.attached() >= KIND.enis - 1:
             raise refusal("AttachNetworkInterface", "EniPerInstanceLimitExceeded")
         eni.status, eni.instance, eni.changes_at = "Attaching", INSTANCE, now + self.chance.uniform(1, 8)
-        eni.shown_at = dict.fromkeys(eni.ips, eni.changes_at + self.chance.uniform(0, 3))
+        eni.shown_at = dict.fromkeys([*eni.ips, *eni.ips6], eni.changes_at + self.chance.uniform(0, 3))
 
     def detach(self, eni_id: EniId, now: float) -> None:
         eni = self._find("DetachNetworkInterface", eni_id)
@@ -200,6 +221,23 @@ class ModelCloud:
             eni.ips.remove(ip)
             self.free[eni.vswitch].append(ip)
 
+    def assign6(self, token: str, eni_id: EniId, count: int, now: float) -> list[Ip]:
+        if token in self._assigned:
+            return list(self._assigned[token])
+        eni = self._find("AssignIpv6Addresses", eni_id)
+        if eni.status != "InUse":
+            raise refusal("AssignIpv6Addresses", "InvalidOperation.InvalidEniState")
+        if len(eni.ips6) + count > KIND.ipv6_per_eni:
+            raise refusal("AssignIpv6Addresses", "InvalidOperation.Ipv6CountExceeded")
+        fresh = self._assigned[token] = self._assign6(eni, count, now)
+        return list(fresh)
+
+    def unassign6(self, eni_id: EniId, ips: Sequence[Ip]) -> None:
+        eni = self._find("UnassignIpv6Addresses", eni_id)
+        if not set(ips) <= set(eni.ips6):
+            raise refusal("UnassignIpv6Addresses", "InvalidIp.IpUnassigned")
+        self._take6(eni, ips)
+
     def listing(self) -> list[CloudEni]:
         if self.stale_listings and self._listings:
             self.stale_listings -= 1
@@ -216,7 +254,7 @@ class ModelCloud:
             self.stale_metadata -= 1
             BEFELL["old metadata"] += 1
             return eni, self._metadata[mac]
-        self._metadata[mac] = frozenset(ip for ip in eni.ips if eni.shown_at.get(ip, 0.0) <= now)
+        self._metadata[mac] = frozenset(ip for ip in (*eni.ips, *eni.ips6) if eni.shown_at.get(ip, 0.0) <= now)
         return eni, self._metadata[mac]
 
     def _new(self, name: str, vswitch: str, count: int, tags: Mapping[str, str], now: float) -> ModelEni:
@@ -233,8 +271,20 @@ class ModelCloud:
         eni.shown_at |= dict.fromkeys(fresh, now + self.chance.uniform(0, 3))
         return fresh
 
+    def _assign6(self, eni: ModelEni, count: int, now: float) -> list[Ip]:
+        fresh = [self.free6[eni.vswitch].pop(0) for _ in range(count)]
+        eni.ips6 += fresh
+        eni.shown_at |= dict.fromkeys(fresh, now + self.chance.uniform(0, 3))
+        return fresh
+
+    def _take6(self, eni: ModelEni, ips: Iterable[Ip]) -> None:
+        for ip in ips:
+            eni.ips6.remove(ip)
+            self.free6[eni.vswitch].append(ip)
+
     def _remove(self, eni: ModelEni) -> None:
         del self.enis[eni.id]
+        self.free6[eni.vswitch] += eni.ips6
         self.free[eni.vswitch] += eni.ips
 
     def _find(self, action: str, eni_id: EniId) -> ModelEni:
@@ -267,7 +317,7 @@ class Handle:
         ipv6: int = 0,
     ) -> CloudEni:
         async with _Call(self, "CreateNetworkInterface") as call:
-            return self._cloud.create(token, name, vswitch, addresses, tags, call.now)
+            return self._cloud.create(token, name, vswitch, addresses, tags, call.now, ipv6)
 
     async def attach_eni(self, eni: EniId, instance: str, *, token: str) -> None:
         async with _Call(self, "AttachNetworkInterface") as call:
@@ -290,10 +340,12 @@ class Handle:
             self._cloud.unassign(eni, addresses)
 
     async def assign_ipv6(self, eni: EniId, count: int, *, token: str) -> list[Ip]:
-        raise NotImplementedError
+        async with _Call(self, "AssignIpv6Addresses") as call:
+            return self._cloud.assign6(token, eni, count, call.now)
 
     async def unassign_ipv6(self, eni: EniId, addresses: Sequence[Ip]) -> None:
-        raise NotImplementedError
+        async with _Call(self, "UnassignIpv6Addresses"):
+            self._cloud.unassign6(eni, addresses)
 
     async def describe_enis(
         self, *, ids: Iterable[EniId] = (), instance: str = "", name: str = "", tags: Mapping[str, str] | None = None
@@ -323,10 +375,10 @@ class Handle:
         return (await self._metadata(mac))[0].id
 
     async def private_ipv4s(self, mac: Mac) -> frozenset[Ip]:
-        return (await self._metadata(mac))[1]
+        return frozenset(ip for ip in (await self._metadata(mac))[1] if ":" not in ip)
 
     async def ipv6s(self, mac: Mac) -> frozenset[Ip]:
-        raise NotImplementedError
+        return frozenset(ip for ip in (await self._metadata(mac))[1] if ":" in ip)
 
     async def subnet4(self, mac: Mac) -> Subnet:
         return Subnet(Cidr("10.0.0.0/8"), Ip("10.255.255.253"))

@@ -89,12 +89,15 @@ class Writer:
 class EniLife:
     """eni_manager from a start to a death."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, number: int, cloud: ModelCloud, disk: Disk) -> None:
-        self.number, self._names = number, count(1)
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, number: int, cloud: ModelCloud, disk: Disk, *, dual: bool = False
+    ) -> None:
+        self.number, self._names, self._dual = number, count(1), dual
         self._writer, self._handle = Writer(disk), Handle(cloud)
         self.journal = Journal(cast(Database, self._writer))
         self.news = News()
         self.fleet = Fleet(epoch=f"e{number}", mode=Mode.SHARED_VETH, on_change=self.news.publish)
+        self.fleet.dual = dual
         self.rpc: InventoryHandlers | None = None
         self.world: World | None = None
         self.task = loop.create_task(self._live(), name=f"eni-manager-{number}")
@@ -114,6 +117,7 @@ class EniLife:
             backoffs=TABLE,
             decide=lambda: decide.poke(),
             clock=asyncio.get_running_loop().time,
+            dual=self._dual,
         )
         async with asyncio.TaskGroup() as tasks:
             loops = Loops(

@@ -78,6 +78,9 @@ class Sandbox:
 
 
 class PoolAndEnis(RuleBasedStateMachine):
+    dual = False
+    """Pool items are pairs (test_dual.py)."""
+
     @initialize(seed=st.integers(0, 2**32))
     def begin(self, seed: int) -> None:
         self.loop = VirtualLoop()
@@ -210,7 +213,7 @@ class PoolAndEnis(RuleBasedStateMachine):
 
     def start_eni_manager(self) -> None:
         self.lives += 1
-        self.eni = EniLife(self.loop, self.lives, self.cloud, self.eni_disk)
+        self.eni = EniLife(self.loop, self.lives, self.cloud, self.eni_disk, dual=self.dual)
 
     def start_ipam(self) -> None:
         self.lives += 1
@@ -485,12 +488,19 @@ MUST_BEFALL = {
 
 @pytest.mark.timeout(max(300, STEPS // 20))
 def test_nothing_doubles_or_leaks() -> None:
+    live(PoolAndEnis, STEPS)
+    assert DONE.keys() == MUST_BE_DONE, "steps that were never made test nothing"
+    assert BEFELL.keys() >= MUST_BEFALL, "what never befell is not known to be survived"
+
+
+def live(machine: type[PoolAndEnis], steps: int) -> None:
+    """Lives of a machine until so many steps are made; says what was done and what befell."""
     DONE.clear()
     BEFELL.clear()
-    while DONE.total() < STEPS:
-        lives = max(1, (STEPS - DONE.total()) // STEPS_PER_LIFE)
+    while DONE.total() < steps:
+        lives = max(1, (steps - DONE.total()) // STEPS_PER_LIFE)
         run_state_machine_as_test(
-            PoolAndEnis,
+            machine,
             settings=settings(
                 max_examples=lives,
                 stateful_step_count=STEPS_PER_LIFE,
@@ -500,5 +510,3 @@ def test_nothing_doubles_or_leaks() -> None:
         )
     print(f"\n{DONE.total()} steps:", *(f"{times:>8} {what}" for what, times in DONE.most_common()), sep="\n")
     print(*(f"{times:>8} {what}" for what, times in BEFELL.most_common()), sep="\n")
-    assert DONE.keys() == MUST_BE_DONE, "steps that were never made test nothing"
-    assert BEFELL.keys() >= MUST_BEFALL, "what never befell is not known to be survived"
