@@ -4,6 +4,8 @@
     pod1 ── cali1 ─┤      └─ eth1 ── far1      far:   192.0.2.10, 198.51.100.10 and fd00:f0::10, fd00:f1::10
     …              │ 192.0.2.1, 198.51.100.1, fd00:f0::1, fd00:f1::1
 
+Nobody has to ask for a neighbour: an answer that comes late would let a packet arrive after its batch.
+
 A probe is one packet from a raw socket: it goes through the sender's output hook and is seen at the receiver behind its
 input hook, so that one packet is one question, in either kind of namespace. TCP is a SYN that nobody listens for.
 Whether all packets of a batch have been through is known by marks that the node sends after them.
@@ -23,6 +25,7 @@ from services.eni_manager.adapters import netns
 from tests.system.dataplane.world import Space
 
 GATEWAY, GATEWAY6 = "169.254.1.1", "fe80::1"
+EVERYBODY = "255.255.255.255"
 DEADLINE_S = 30.0
 NUMBERS = {"icmp": 1, "tcp": 6, "udp": 17, "icmpv6": 58, "sctp": 132}
 _MARK_PORT = 9
@@ -39,6 +42,7 @@ class Packet(NamedTuple):
     port: int = 0
     source_port: int = 40_000
     icmp: tuple[int, int] = (8, 0)
+    flags: int = 2
 
     def encode(self, mark: int) -> bytes:
         """With `mark` where the receiver finds it again."""
@@ -48,12 +52,13 @@ class Packet(NamedTuple):
             head = struct.pack("!IHBB", 6 << 28, len(body), number, 64)
             return head + _packed(self.source) + _packed(self.destination) + body
         head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(body), 0, 0, 64, number, 0)
-        return head + _packed(self.source) + _packed(self.destination) + body
+        head += _packed(self.source) + _packed(self.destination)
+        return _with(head, 10, _checksum(head)) + body
 
     def _body(self, mark: int) -> bytes:
         match self.protocol:
             case "tcp":
-                body = struct.pack("!HHIIBBHHH", self.source_port, self.port, mark, 0, 5 << 4, 2, 1024, 0, 0)
+                body = struct.pack("!HHIIBBHHH", self.source_port, self.port, mark, 0, 5 << 4, self.flags, 1024, 0, 0)
                 return _with(body, 16, self._sum(body))
             case "udp":
                 body = struct.pack("!HHHHI", self.source_port, self.port, 12, 0, mark)
@@ -111,11 +116,16 @@ class Place:
         opened.callback(self.space.close)
         with self.space.inside():
             self._senders = {4: _sender(opened, 4), 6: _sender(opened, 6)}
+            self._wire = opened.enter_context(socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM))
             self.ears = [_ear(opened, socket.AF_INET, name) for name in ("tcp", "udp", "sctp", "icmp")]
             self.ears += [_ear(opened, socket.AF_INET6, name) for name in ("tcp", "udp", "sctp", "icmpv6")]
 
     def send(self, packet: Packet, mark: int) -> bool:
         """Whether the packet left; an output hook that drops says so at once."""
+        if packet.destination == EVERYBODY:
+            # The kernel would put in a source, and hear itself.
+            self._wire.sendto(packet.encode(mark), ("eth0", 0x0800, 0, 0, b"\xff" * 6))
+            return True
         sixth = ":" in packet.destination
         to = (packet.destination, 0, 0, 0) if sixth else (packet.destination, 0)
         try:
@@ -160,7 +170,7 @@ def _mark(ear: socket.socket, data: bytes) -> int | None:
     body = data[(data[0] & 15) * 4 :] if ear.family == socket.AF_INET else data
     match ear.proto:
         case 6:
-            return int.from_bytes(body[4:8], "big") if body[13] == 2 else None
+            return int.from_bytes(body[4:8], "big") if body[13] in (2, 0x12) else None
         case 17:
             return int.from_bytes(body[8:12], "big") if len(body) == 12 else None
         case 132:
@@ -192,9 +202,17 @@ class Site:
 
     def _outside(self, number: int, far: Place) -> None:
         link, net, net6 = f"eth{number}", ("192.0.2", "198.51.100")[number], f"fd00:f{number}:"
-        self.node.batch([f"link add {link} type veth peer name eth0 netns {far.space.path}"])
+        near_mac, far_mac = _mac(number, 2), _mac(number, 3)
+        peer = f"peer name eth0 address {far_mac} netns {far.space.path}"
         self.node.batch(
-            [f"addr add {net}.1/24 dev {link}", f"addr add {net6}:1/64 dev {link} nodad", f"link set {link} up"]
+            [
+                f"link add {link} address {near_mac} type veth {peer}",
+                f"addr add {net}.1/24 dev {link}",
+                f"addr add {net6}:1/64 dev {link} nodad",
+                f"link set {link} up",
+                f"neigh add {net}.10 dev {link} lladdr {far_mac} nud permanent",
+                f"neigh add {net6}:10 dev {link} lladdr {far_mac} nud permanent",
+            ]
         )
         far.batch(
             [
@@ -204,6 +222,8 @@ class Site:
                 f"addr add {net6}:10/64 dev eth0 nodad",
                 f"route add default via {net}.1",
                 f"route add default via {net6}:1",
+                f"neigh add {net}.1 dev eth0 lladdr {near_mac} nud permanent",
+                f"neigh add {net6}:1 dev eth0 lladdr {near_mac} nud permanent",
             ]
         )
 
@@ -253,21 +273,20 @@ class Site:
     # ---- packets
 
     def ask(self, probes: Sequence[tuple[Place, Packet]], at: Sequence[Place] | None = None) -> list[bool]:
-        """Whether each of the packets arrived anywhere. `at`: where the node can prove that all have been through."""
-        listeners = [*self.pods, *self.far, self.node]
+        """Whether each of the packets arrived. `at`: where the node can prove that all have been through."""
         first = self._marks = self._marks + 1
         for place, packet in probes:
             place.send(packet, self._marks)
             self._marks += 1
         arrived: set[int] = set()
         for _ in range(2):  # what was queued behind the first mark is before the second
-            self._pass_mark(listeners, arrived, self._provable() if at is None else at)
+            self._pass_mark(arrived, self._provable() if at is None else at)
         return [first + number in arrived for number in range(len(probes))]
 
     def _provable(self) -> list[Place]:
         return [self.pods[number] for number, held in self.addresses.items() if held]
 
-    def _pass_mark(self, listeners: Sequence[Place], arrived: set[int], at: Sequence[Place]) -> None:
+    def _pass_mark(self, arrived: set[int], at: Sequence[Place]) -> None:
         """Send one packet from the node to each of these, and hear everything until all of them arrived."""
         waiting = set()
         for place in at:
@@ -277,7 +296,7 @@ class Site:
             waiting.add(self._marks)
             self.node.send(Packet(source, destination, "udp", _MARK_PORT), self._marks)
         self._marks += 1
-        ears = [ear for place in listeners for ear in place.ears]
+        ears = [ear for place in (*self.pods, *self.far, self.node) for ear in place.ears]
         until = time.monotonic() + DEADLINE_S
         while True:
             for ear in select.select(ears, [], [], 0 if waiting <= arrived else 0.2)[0]:
