@@ -4,8 +4,9 @@ PYTHON := .venv/bin/python
 .PHONY: demo test test-compose test-kernel setup lint unit system bench conformance replay nightly fuzz clean
 
 MODE ?= shared-veth
-demo: setup          ## the main job, end to end, on the lab; MODE=vpc-route: in another mode
-	$(PYTHON) -m compose.demo --mode $(MODE)
+STACK ?= ipv4
+demo: setup          ## the main job, end to end, on the lab; MODE=vpc-route: in another mode; STACK=dual: with IPv6
+	$(PYTHON) -m compose.demo --mode $(MODE) --stack $(STACK)
 
 test: setup lint unit system  ## everything CI judges
 

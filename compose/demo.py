@@ -22,7 +22,7 @@ from compose.lab import audit, control, kernel, lab, leftovers, services
 from compose.lab.layout import Layout
 from compose.lab.pods import PodInfo, Pods
 from compose.lab.reach import OUTSIDE, reach
-from compose.lab.record import Options, Record
+from compose.lab.record import Options, Record, Stack
 from compose.lab.serve import Port
 from shared.errors import SuiteError
 from shared.model import Mode, PodKey
@@ -40,8 +40,8 @@ class Failed(Exception):
 class Demo:
     """The checks, in the order in which they are made; each returns what it saw or raises."""
 
-    def __init__(self, say: Callable[[str], None], mode: Mode = Mode.SHARED_VETH) -> None:
-        self._say, self._mode = say, mode
+    def __init__(self, say: Callable[[str], None], mode: Mode = Mode.SHARED_VETH, stack: Stack = "ipv4") -> None:
+        self._say, self._mode, self._stack = say, mode, stack
         self._layout = Layout.of(NAME)
         self._made: Record | None = None
         self._pods: dict[str, PodInfo] = {}
@@ -58,8 +58,11 @@ class Demo:
             raise Failed(f"pod {name} does not run")
         return self._pods[name]
 
-    def _address(self, name: str) -> str:
-        return self._pod(name).addresses[0]
+    def _address(self, name: str, *, ipv6: bool = False) -> str:
+        for address in self._pod(name).addresses:
+            if (":" in address) is ipv6:
+                return address
+        raise Failed(f"pod {name} has {self._pod(name).addresses}")
 
     def _open(self) -> Pods:
         return Pods(self._layout, {facts.name: self._there.options.runtime for facts in self._there.nodes})
@@ -76,6 +79,7 @@ class Demo:
             for source, target in ((left, right), (right, left)):
                 made.append((f"{what}: {source} pings {target}", self._pinger(source, target)))
                 made.append((f"{what}: {source} reaches {target} by TCP", self._connector(source, target)))
+        made += self._in_ipv6() if self._stack == "dual" else []
         made += [
             ("a packet across nodes leaves by the ENI that the VPC lets its source leave by, untunnelled", self.captured),
             ("a pod reaches a host outside the VPC", self._connector("a2", OUTSIDE)),
@@ -89,13 +93,24 @@ class Demo:
         ]
         return made
 
+    def _in_ipv6(self) -> list[tuple[str, Check]]:
+        """What dual stack adds."""
+        made: list[tuple[str, Check]] = []
+        if self._mode is not Mode.VPC_ROUTE:
+            made.append(("each pod's IPv6 address is of the same ENI as its IPv4 address", self.paired))
+        for source, target in (("a1", "a2"), ("a1", "b1"), ("b1", "a1")):
+            made.append((f"IPv6: {source} pings {target}", self._pinger(source, target, ipv6=True)))
+            made.append((f"IPv6: {source} reaches {target} by TCP", self._connector(source, target, ipv6=True)))
+        made.append(("IPv6: a pod reaches a host outside the VPC", self._connector("a2", OUTSIDE, ipv6=True)))
+        return made
+
     # ---- up
 
     async def up(self) -> str:
         """Everything of the lab."""
         self._machine = await _machine()
         await lab.down(self._layout, say=self._say)  # what a killed demo left
-        self._made = await lab.up(self._layout, Options(mode=self._mode), say=self._say)
+        self._made = await lab.up(self._layout, Options(mode=self._mode, stack=self._stack), say=self._say)
         return ", ".join(f"{node.name} {node.primary_ip} in {node.vswitch}" for node in self._made.nodes)
 
     def _runner(self, name: str) -> Check:
@@ -153,6 +168,19 @@ class Demo:
             seen.append(f"{address} of {eni['id']}")
         return ", ".join(seen)
 
+    async def paired(self) -> str:
+        """Account of the cloud, and what the fabric's kernel delivers."""
+        async with control.connect(self._layout.cloud_socket) as cloud:
+            found = await cloud.audit()
+        seen = []
+        for name in PODS:
+            four, six = self._address(name), self._address(name, ipv6=True)
+            eni = self._owner(found["enis"], four)
+            if six not in eni["ipv6"] or found["delivered"].get(six) != eni["id"]:
+                raise Failed(f"{six} of {name} is delivered to {found['delivered'].get(six)}, {four} is of {eni['id']}")
+            seen.append(f"{six} of {eni['id']}")
+        return ", ".join(seen)
+
     async def leased(self) -> str:
         """The state page of each node's ipam."""
         for name, node in PODS.items():
@@ -170,11 +198,12 @@ class Demo:
 
     # ---- traffic
 
-    def _pinger(self, source: str, target: str) -> Check:
+    def _pinger(self, source: str, target: str, *, ipv6: bool = False) -> Check:
         async def ping() -> str:
             async with self._open() as pods:
                 done = await pods.exec(
-                    PodKey("default", source), ["ping", "-c", "3", "-i", "0.2", "-W", "2", self._address(target)]
+                    PodKey("default", source),
+                    ["ping", "-c", "3", "-i", "0.2", "-W", "2", self._address(target, ipv6=ipv6)],
                 )
             said = done.stdout.decode().strip().splitlines()
             if done.code != 0 or not any(" 0% packet loss" in line for line in said):
@@ -183,17 +212,17 @@ class Demo:
 
         return ping
 
-    def _connector(self, source: str, target: str) -> Check:
+    def _connector(self, source: str, target: str, *, ipv6: bool = False) -> Check:
         async def connect() -> str:
             name = f"default/{target}" if target in PODS else target
             self._pod(source)
             async with self._open() as pods:
                 answer = await reach(
-                    self._layout, self._there, pods, source=f"default/{source}", target=f"{name}:80/tcp"
+                    self._layout, self._there, pods, source=f"default/{source}", target=f"{name}:80/tcp", ipv6=ipv6
                 )
-            if not answer.reached or answer.by != name or answer.source != self._address(source):
+            if not answer.reached or answer.by != name or answer.source != self._address(source, ipv6=ipv6):
                 raise Failed(str(answer))
-            return f"{answer.source} -> {answer.address}:80 in {answer.took_ms} ms, answered by {answer.by}"
+            return f"{answer.source} -> {answer.address} port 80 in {answer.took_ms} ms, answered by {answer.by}"
 
         return connect
 
@@ -296,14 +325,14 @@ async def _machine() -> dict[str, Any]:
     return seen
 
 
-async def run(mode: Mode) -> int:
+async def run(mode: Mode, stack: Stack = "ipv4") -> int:
     """Make all checks; the exit code."""
     began = time.monotonic()
 
     def say(line: str) -> None:
         click.echo(f"       {time.monotonic() - began:5.1f}s  {line}", err=True)
 
-    demo = Demo(say, mode)
+    demo = Demo(say, mode, stack)
     passed = 0
     checks = demo.checks()
     try:
@@ -324,12 +353,13 @@ async def run(mode: Mode) -> int:
 @click.option(
     "--mode", type=click.Choice([mode.value for mode in Mode]), default=Mode.SHARED_VETH.value, show_default=True
 )
-def main(mode: str) -> None:
+@click.option("--stack", type=click.Choice(["ipv4", "dual"]), default="ipv4", show_default=True)
+def main(mode: str, stack: Stack) -> None:
     """The main job, end to end, on this machine."""
-    sys.exit(demonstrate(Mode(mode)))
+    sys.exit(demonstrate(Mode(mode), stack))
 
 
-def demonstrate(mode: Mode) -> int:
+def demonstrate(mode: Mode, stack: Stack = "ipv4") -> int:
     """What `python -m compose.demo` does; the exit code."""
     missing = [program for program in PROGRAMS if shutil.which(program) is None]
     if os.geteuid() != 0 or missing:
@@ -338,7 +368,7 @@ def demonstrate(mode: Mode) -> int:
     with socket.socket(socket.AF_UNIX) as alone:
         try:
             alone.bind(f"\0terway-lab-{NAME}")  # an abstract name is a lock that no crash leaves behind
-            return asyncio.run(run(mode))
+            return asyncio.run(run(mode, stack))
         except KeyboardInterrupt:
             click.echo("demo: interrupted; the lab is down", err=True)
             return 130
