@@ -12,6 +12,7 @@ import os
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -116,6 +117,15 @@ class Site:
         assert (node.sandboxes, node.leases, node.attachments) == ([], [], {})
         assert (node.kernel.links, node.kernel.routes, node.kernel.rules) == ([], {}, [])
 
+        async def missing() -> str:
+            state = services.ask(self.corner, services.named("policy"), "/state")[1]
+            if state["sandboxes"] or not state["settled"]:
+                return f"{state['sandboxes']} sandboxes, {state['enforced']}"
+            listed = await _nft(self.corner.netns, "list", "map", "inet", "terway", "to-pod")
+            return "" if "cali" not in listed else listed
+
+        await until(missing, what="no rules of pods are left", within_s=PATIENCE_S)
+
     async def nothing_idle(self) -> None:
         """Wait until what no pod has is back in the cloud; a primary stays as long as its ENI."""
 
@@ -134,12 +144,22 @@ class Site:
         await until(missing, what="idle addresses go back", within_s=PATIENCE_S)
 
 
-MODES = {"eni.route.": Mode.VPC_ROUTE}
+MODES = {"eni.route.": Mode.VPC_ROUTE, "eni.nic.": Mode.EXCLUSIVE_ENI}
 """Points that another mode than the usual one comes to, by the beginning of their names."""
+
+ALSO = {Mode.EXCLUSIVE_ENI: ("eni.plug.", "eni.unplug.", "eni.detach.before_call")}
+"""Points that the usual mode comes to, and this one does more about: where an ENI could be lost."""
 
 
 def mode_of(point: str) -> Mode:
     return next((mode for prefix, mode in MODES.items() if point.startswith(prefix)), Mode.SHARED_VETH)
+
+
+def deaths() -> list[tuple[Mode, str]]:
+    """Every point in the mode that comes to it, and some in another mode too."""
+    points = sorted(crash_points())
+    found = [(mode_of(point), point) for point in points]
+    return found + [(mode, point) for mode, also in ALSO.items() for point in points if point.startswith(also)]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -156,6 +176,7 @@ async def site(request: SimpleNamespace) -> AsyncIterator[Site]:
         delays="none",
         cooldown_s=0.2,
         pool_sync_s=0.3,
+        policy=True,
     )
     record = await lab.up(layout, options, say=lambda line: None)
     try:
@@ -270,6 +291,19 @@ async def renumber(site: Site) -> None:
     await site.delete(await site.add("renumbered"))
 
 
+async def foreign_rules(site: Site) -> None:
+    """Somebody empties the chain that every pod's packets pass; it is mended, by whoever enforces then."""
+    pod = await site.add("ruled")
+    await _nft(site.corner.netns, "flush", "chain", "inet", "terway", "forward-to-pod")
+
+    async def missing() -> str:
+        listed = await _nft(site.corner.netns, "list", "chain", "inet", "terway", "forward-to-pod")
+        return "" if "vmap @to-pod" in listed else listed
+
+    await until(missing, what="the rules are mended", within_s=PATIENCE_S)
+    await site.delete(pod)
+
+
 ANNOTATIONS = {"io.kubernetes.cri.pod-annotations": {"made": "by-a-test"}}
 
 LEADING_TO: dict[str, Callable[[Site], Awaitable[None]]] = {
@@ -281,6 +315,8 @@ LEADING_TO: dict[str, Callable[[Site], Awaitable[None]]] = {
     "ipam.limit.before_commit": relimit,
     "ipam.limit.after_call": relimit,
     "eni.limit.after_journal": relimit,
+    "policy.repair.before_transaction": foreign_rules,
+    "policy.repair.after_transaction": foreign_rules,
     "eni.route.before_create": renumber,
     "eni.route.after_create": renumber,
     "eni.route.before_delete": renumber,
@@ -292,6 +328,15 @@ LEADING_TO: dict[str, Callable[[Site], Awaitable[None]]] = {
 async def _ip(*argv: str) -> None:
     process = await asyncio.create_subprocess_exec("ip", *argv)
     assert await process.wait() == 0, argv
+
+
+async def _nft(netns: Path, *argv: str) -> str:
+    process = await asyncio.create_subprocess_exec(
+        "nsenter", f"--net={netns}", "nft", *argv, stdout=asyncio.subprocess.PIPE
+    )
+    said, _ = await process.communicate()
+    assert process.returncode == 0, argv
+    return said.decode()
 
 
 async def _until_done(act: Callable[[], Awaitable[None]]) -> None:
@@ -313,9 +358,7 @@ def test_every_special_way_leads_somewhere() -> None:
 
 
 @pytest.mark.asyncio(loop_scope="module")
-@pytest.mark.parametrize(
-    ("site", "point"), [(mode_of(point), point) for point in sorted(crash_points())], indirect=["site"]
-)
+@pytest.mark.parametrize(("site", "point"), deaths(), indirect=["site"])
 async def test_death_leaves_nothing_behind(site: Site, point: str) -> None:
     async with site.armed(point):
         await LEADING_TO.get(point, life)(site)

@@ -33,6 +33,7 @@ class Monitor:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETFILTER)
         self._socket.setblocking(False)
         self._socket.setsockopt(socket.SOL_SOCKET, _RCVBUFFORCE, _BUFFER)
+        self._socket.bind((0, 0))  # one without a number of its own would be told nothing
         self.listen()
         asyncio.get_running_loop().add_reader(self._socket.fileno(), self._read)
         return self
