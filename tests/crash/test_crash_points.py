@@ -117,6 +117,9 @@ class Site:
         assert (node.sandboxes, node.leases, node.attachments) == ([], [], {})
         assert (node.kernel.links, node.kernel.routes, node.kernel.rules) == ([], {}, [])
 
+        if not self.record.options.policy:
+            return
+
         async def missing() -> str:
             state = services.ask(self.corner, services.named("policy"), "/state")[1]
             if state["sandboxes"] or not state["settled"]:
@@ -143,6 +146,9 @@ class Site:
 
         await until(missing, what="idle addresses go back", within_s=PATIENCE_S)
 
+
+ENFORCED = (Mode.SHARED_VETH, Mode.VPC_ROUTE)
+"""Modes in which NetworkPolicy is enforced."""
 
 MODES = {"eni.route.": Mode.VPC_ROUTE, "eni.nic.": Mode.EXCLUSIVE_ENI}
 """Points that another mode than the usual one comes to, by the beginning of their names."""
@@ -176,7 +182,7 @@ async def site(request: SimpleNamespace) -> AsyncIterator[Site]:
         delays="none",
         cooldown_s=0.2,
         pool_sync_s=0.3,
-        policy=True,
+        policy=mode in ENFORCED,
     )
     record = await lab.up(layout, options, say=lambda line: None)
     try:
