@@ -30,6 +30,8 @@ def _set(name: str, lines: list[str]) -> tuple[Set, set[Element]]:
     key, colon, data = fields["type"].partition(" : ")
     flags = frozenset(fields.get("flags", "").split(",")) - {""}
     held: set[Element] = set()
+    if "dynamic" in flags:  # the kernel's own business
+        return Set(name, key, flags, counter="counter" in fields), held
     for text in fields.get("elements", "= { }")[4:-2].split(", "):
         left, maps, right = text.partition(" : ")
         if left:

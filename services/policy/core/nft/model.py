@@ -1,7 +1,7 @@
 """Tables of nftables as values, and the difference of two as one transaction.
 
-Rules and elements are text in the form in which `nft --stateless list table` prints them, so that what was read back
-compares by equality. A rule's text has no handle, a counter no value.
+Rules and elements are text in the form in which `nft --stateless --numeric list table` prints them, so that what was
+read back compares by equality. A rule's text has no handle, a counter no value.
 """
 
 from collections.abc import Iterable, Iterator, Mapping

@@ -3,34 +3,47 @@
 `accept` ends the base chain that the packet is in and no other: the two ends of a packet between two pods, and a host
 endpoint's forward policy, sit in base chains of their own (static.py). So Allow is `accept`, Deny is `drop`, and Pass
 is a mark for the tier that asked, which takes it off again. Felix needs a mark for Allow too.
+
+A Deny of a shared chain counts twice: in its own counter, and by the endpoint's interface in a set that the kernel
+fills, `denied-` and the chain's name. What an endpoint's own chain drops, its own counter says.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 from services.policy.core import messages as m
 from services.policy.core.nft import names
 from services.policy.core.nft.match import SetName, alternatives, referred
-from services.policy.core.nft.model import Chain
+from services.policy.core.nft.model import Chain, Set
 from services.policy.core.nft.names import Direction
 from services.policy.core.nft.settings import Settings
 
 DIRECTIONS: tuple[Direction, ...] = ("ingress", "egress")
 
 
-def policy_chains(policy_id: m.PolicyID, policy: m.Policy, settings: Settings, set_name: SetName) -> Iterator[Chain]:
-    """Both of a policy's chains; those of an untracked or pre-DNAT policy suit the hooks that these are asked in."""
-    accept = _acceptance(policy, settings)
+def policy_objects(
+    policy_id: m.PolicyID, policy: m.Policy, settings: Settings, set_name: SetName
+) -> Iterator[Chain | Set]:
+    """All of a policy; the chains of an untracked or pre-DNAT policy suit the hooks that these are asked in."""
+    early = policy.untracked or policy.pre_dnat
     for direction in DIRECTIONS:
-        rules = _rules(policy, direction)
-        lines = tuple(_lines(rules, accept, _passing(settings), settings, set_name))
-        yield Chain(names.policy(policy_id, direction), lines)
+        chain = names.policy(policy_id, direction)
+        deny = "counter drop" if early else f"counter goto {denied(chain)}"
+        verdicts = _Verdicts(_acceptance(policy, settings), deny, f"{set_mark(settings.mark_pass)} counter return")
+        yield from _objects(chain, direction, _rules(policy, direction), verdicts, settings, set_name)
 
 
-def profile_chains(name: str, profile: m.Profile, settings: Settings, set_name: SetName) -> Iterator[Chain]:
-    """Both of a profile's chains. After a profile comes the next one: so does passing it."""
+def profile_objects(name: str, profile: m.Profile, settings: Settings, set_name: SetName) -> Iterator[Chain | Set]:
+    """All of a profile. After a profile comes the next one: so does passing it."""
     for direction in DIRECTIONS:
-        lines = tuple(_lines(_rules(profile, direction), "counter accept", "counter return", settings, set_name))
-        yield Chain(names.profile(name, direction), lines)
+        chain = names.profile(name, direction)
+        verdicts = _Verdicts("counter accept", f"counter goto {denied(chain)}", "counter return")
+        yield from _objects(chain, direction, _rules(profile, direction), verdicts, settings, set_name)
+
+
+def denied(chain: str) -> str:
+    """The chain that counts what that chain denies, by interface, and the set in which it does."""
+    return f"denied-{chain}"
 
 
 def passes(policy: m.Policy, direction: Direction) -> bool:
@@ -56,29 +69,44 @@ def _acceptance(policy: m.Policy, settings: Settings) -> str:
     return "counter accept"
 
 
-def _passing(settings: Settings) -> str:
-    return f"{set_mark(settings.mark_pass)} counter return"
+class _Verdicts(NamedTuple):
+    allow: str
+    deny: str
+    passing: str
 
 
-def _lines(rules: Iterable[m.Rule], accept: str, passing: str, settings: Settings, set_name: SetName) -> Iterator[str]:
+def _objects(
+    chain: str,
+    direction: Direction,
+    rules: Sequence[m.Rule],
+    verdicts: _Verdicts,
+    settings: Settings,
+    set_name: SetName,
+) -> Iterator[Chain | Set]:
+    lines = tuple(_lines(rules, verdicts, settings, set_name))
+    yield Chain(chain, lines)
+    counts = denied(chain)
+    if any(f"goto {counts}" in line for line in lines):
+        yield Set(counts, "ifname", frozenset({"dynamic"}), counter=True)
+        # Two rules: should the first not work, as with a full set, the second drops all the same.
+        link = "oifname" if direction == "ingress" else "iifname"
+        yield Chain(counts, (f"update @{counts} {{ {link} }}", "drop"))
+
+
+def _lines(rules: Iterable[m.Rule], verdicts: _Verdicts, settings: Settings, set_name: SetName) -> Iterator[str]:
     for number, rule in enumerate(rules):
         match rule.action:
             case "allow":
-                action = accept
+                action = verdicts.allow
             case "next-tier":
-                action = passing
+                action = verdicts.passing
             case "log":
                 action = f'log prefix "{settings.log_prefix}: " level notice'
             case _:
-                action = "counter drop"
+                action = verdicts.deny
         comment = f'comment "rule {number} {rule.rule_id}"' if rule.rule_id else f'comment "rule {number}"'
-        for alternative in lines_of(rule, settings, set_name):
+        for alternative in alternatives(rule, settings.families, set_name):
             yield " ".join(part for part in (alternative, action, comment) if part)
-
-
-def lines_of(rule: m.Rule, settings: Settings, set_name: SetName) -> list[str]:
-    """A rule's alternatives in the IP versions in use."""
-    return alternatives(rule, settings.families, set_name)
 
 
 def set_mark(mark: int) -> str:

@@ -38,8 +38,8 @@ class Renderer:
         self._interfaces: dict[str, frozenset[str]] = {}
         self._links = Links(settings, self._draft, self._workloads)
         self._asked_by: dict[m.PolicyID, set[m.WorkloadEndpointID]] = {}
-        self._chains: dict[object, tuple[str, ...]] = {}
-        """The chains that each owner has in the draft."""
+        self._objects: dict[Owner | m.WorkloadEndpointID | str, dict[tuple[type[Chain | Set], str], None]] = {}
+        """The chains and sets that each owner has in the draft; the host endpoints are one."""
         self._host_stages: dict[Stage, dict[str, str]] = {}
         self._touched: dict[Owner | m.WorkloadEndpointID, None] = {}
         self._host_touched = True
@@ -110,6 +110,13 @@ class Renderer:
         """What is wanted as of the last flush: a view, not a copy. It changes with the next flush."""
         return self._draft.table
 
+    def owners(self) -> dict[str, m.PolicyID | m.ProfileID | m.WorkloadEndpointID | str]:
+        """Whose each chain and set of rules is, by name; "host" for host endpoints' and the base chains.
+
+        In a policy's or profile's chain a rule's comment begins with `rule NUMBER`, followed by the rule's id.
+        """
+        return {name: owner for owner, objects in self._objects.items() for _, name in objects}
+
     # ---- sets
 
     def _set(self, message: m.IPSetUpdate) -> None:
@@ -158,12 +165,12 @@ class Renderer:
 
     def _render_rules(self, owner: Owner) -> None:
         rules = self._rules.get(owner)
-        chains: Iterable[Chain] = ()
+        objects: Iterable[Chain | Set] = ()
         if isinstance(owner, m.PolicyID) and isinstance(rules, m.Policy):
-            chains = policies.policy_chains(owner, rules, self.settings, self._set_name)
+            objects = policies.policy_objects(owner, rules, self.settings, self._set_name)
         elif isinstance(owner, m.ProfileID) and isinstance(rules, m.Profile):
-            chains = policies.profile_chains(owner.name, rules, self.settings, self._set_name)
-        self._put(owner, chains)
+            objects = policies.profile_objects(owner.name, rules, self.settings, self._set_name)
+        self._put(owner, objects)
 
     # ---- endpoints
 
@@ -224,17 +231,19 @@ class Renderer:
             self._draft.map(stage.map, f'"{link}"', verdict)
         self._host_stages[stage] = verdicts
 
-    def _put(self, owner: object, chains: Iterable[Chain]) -> None:
-        """These chains are all that the owner has."""
-        before = self._chains.pop(owner, ())
-        now = {chain.name: chain for chain in chains}
-        for name in before:
-            if name not in now:
-                self._draft.no_chain(name)
-        for chain in now.values():
-            self._draft.chain(chain)
+    def _put(self, owner: Owner | m.WorkloadEndpointID | str, objects: Iterable[Chain | Set]) -> None:
+        """These chains and sets are all that the owner has."""
+        before = self._objects.pop(owner, {})
+        now = {(type(one), one.name): one for one in objects}
+        for kind, name in before.keys() - now.keys():
+            (self._draft.no_chain if kind is Chain else self._draft.no_set)(name)
+        for key, one in now.items():
+            if isinstance(one, Chain):
+                self._draft.chain(one)
+            elif key not in before:
+                self._draft.set(one)
         if now:
-            self._chains[owner] = tuple(now)
+            self._objects[owner] = dict.fromkeys(now)
 
 
 def _asked(endpoint: m.WorkloadEndpoint | None) -> set[m.PolicyID]:
