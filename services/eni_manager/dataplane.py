@@ -283,6 +283,8 @@ class Dataplane:
             stray = self._strays.pop(key, None) is not None
         finally:
             self._leaving.discard(key)
+        if lease is not None and lease.mode is not self.node.mode:
+            self._repair.poke()  # it may have been the last one for whom the node was as it is
         return found or known or stray
 
     def _host_link_by_marks(self, key: AttachmentKey) -> str | None:
@@ -322,7 +324,7 @@ class Dataplane:
             await self._call(self._plumbing.ensure_node_passes_on)
         if self._nat is not None:
             await self._call(self._plumbing.ensure_masquerade, self._nat)
-        for sentence in await self._call(self._plumbing.ensure_symmetric, wanted=self._symmetric):
+        for sentence in await self._call(self._plumbing.ensure_symmetric, wanted=self._wants_symmetric()):
             log.info("symmetric_routing", what=sentence)
 
     async def _fetch_strays(self) -> None:
@@ -330,6 +332,15 @@ class Dataplane:
         held = {lease.eni_mac for lease in self._wired.values()}
         for mac in await self._call(self._plumbing.fetch_strays, held):
             log.warning("eni_brought_home", mac=mac)
+
+    def _wants_symmetric(self) -> bool:
+        """Only where pods are on ENIs that are the node's. While the mode changes, the pods that run count.
+
+        Where pods have ENIs to themselves, no answer of theirs crosses the node but what it has masqueraded; where they
+        are on none, all goes by the primary interface, and the mark would send answers away from pods.
+        """
+        modes = {lease.mode for lease in self._wired.values()} or {self.node.mode}
+        return self._symmetric and modes.isdisjoint((Mode.EXCLUSIVE_ENI, Mode.VPC_ROUTE))
 
     async def _delete_retired(self) -> None:
         await self._on(self._reaper_thread, self._reaper.delete_retired)

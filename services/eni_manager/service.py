@@ -109,11 +109,7 @@ async def serve(node: NodeConfig, settings: Settings, stop: asyncio.Event, *, wi
                 mode=settings.own.mode,
                 host_stack=settings.host_stack,
             )
-            # Where pods have ENIs to themselves no answer of theirs crosses the node but what it has masqueraded; where
-            # they are on none, all goes by the primary interface, and the mark would send answers away from pods.
-            alike = settings.own.mode in (Mode.EXCLUSIVE_ENI, Mode.VPC_ROUTE)
-            symmetric = settings.own.symmetric_routing and not alike
-            wiring = Dataplane(own, journal, symmetric=symmetric, reporter=reporter)
+            wiring = Dataplane(own, journal, symmetric=settings.own.symmetric_routing, reporter=reporter)
         await opened.enter_async_context(wiring)
         await _Service(node, settings, journal, wiring, health).run(stop)
 

@@ -14,7 +14,7 @@ from services.ipam.driver import Ledger
 from shared import log as logs
 from shared.contracts import ipam as contract
 from shared.contracts.ipam import Lease
-from shared.errors import Exhausted, Invalid, Unavailable
+from shared.errors import Exhausted, Invalid, Refused, SuiteError, Unavailable
 from shared.model import PodKey
 from shared.rpc.server import deadline
 
@@ -64,7 +64,7 @@ class Handlers:
         wish = Wish(ask.key, ask.pod, ask.pod_uid, limits.bandwidth, sticky, limits.stated)
         try:
             lease = await self._ledger.acquire(wish, ends)
-        except Exhausted as error:
+        except (Exhausted, Refused) as error:
             self._tell_failure(ask, error)
             raise
         took_s = asyncio.get_running_loop().time() - began
@@ -119,7 +119,7 @@ class Handlers:
         if self._pods is not None:
             self._pods.warn(pod, uid, "ParseFailed", problem)
 
-    def _tell_failure(self, ask: contract.Acquire, error: Exhausted) -> None:
+    def _tell_failure(self, ask: contract.Acquire, error: SuiteError) -> None:
         """On the pod. The same words each time the kubelet tries again, so that the API server counts one event up."""
         if self._pods is not None:
             pool = self._ledger.pool

@@ -70,6 +70,8 @@ class Inventory(msgspec.Struct, frozen=True):
     """Leases have the IPv6 addresses of their items. False: pods are given IPv4 only, whatever an item still has."""
     ranges: list[PodRange] = []
     """In mode vpc-route, where pods' addresses come from instead of ENIs, the IPv4 one first."""
+    refused: str = ""
+    """Why nothing is given to pods, and waiting does not help; empty: nothing stands against it."""
 
 
 class Watch(msgspec.Struct, frozen=True):

@@ -137,6 +137,7 @@ class Fleet:
             addresses_per_eni=self.limits.per_eni,
             warnings=sorted(self.warnings.values()),
             ranges=list(self.ranges),
+            refused=self.refused,
             dual=self.dual or self.mode is Mode.VPC_ROUTE,  # whose ranges are those that pods may have
         )
 
