@@ -23,6 +23,7 @@ from weakref import WeakValueDictionary
 
 from msgspec.structs import replace
 
+from services.eni_manager.adapters.ipvlan_plumbing import plumbing
 from services.eni_manager.adapters.netlink_monitor import wait_for_link
 from services.eni_manager.adapters.netlink_plumbing import Plumbing, Reaper
 from services.eni_manager.core.wiring.marks import mac_of
@@ -100,8 +101,10 @@ class Dataplane:
         symmetric: bool = False,
         nat: Nat | None = None,
         reporter: Reporter | None = None,
+        plumbing: Callable[[Node], Plumbing] = plumbing,
     ) -> None:
         self.node = node
+        self._make_plumbing = plumbing
         self._store = store
         self._symmetric = symmetric
         self._nat = nat
@@ -120,7 +123,7 @@ class Dataplane:
 
     async def __aenter__(self) -> Self:
         # Both threads are born here and now, in the node's namespace; later one could be born in a pod's.
-        self._plumbing = await self._call(Plumbing, self.node)
+        self._plumbing = await self._call(self._make_plumbing, self.node)
         self._reaper = await self._on(self._reaper_thread, Reaper)
         for stored in await self._store.attachments():
             self._remember(stored.lease)
@@ -320,7 +323,7 @@ class Dataplane:
             log.info("wiring_skipped", attachment=key, why=why)
         if self.node.mode is Mode.EXCLUSIVE_ENI:
             await self._fetch_strays()
-        if self.node.mode is Mode.EXCLUSIVE_ENI:
+        if self.node.mode in (Mode.EXCLUSIVE_ENI, Mode.SHARED_IPVLAN):
             await self._call(self._plumbing.ensure_node_passes_on)
         if self._nat is not None:
             await self._call(self._plumbing.ensure_masquerade, self._nat)

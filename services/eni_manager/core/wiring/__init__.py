@@ -8,6 +8,7 @@ One file per mode. Set-up, listing, check and teardown all read the one Wiring, 
 """
 
 from services.eni_manager.core.wiring.exclusive import exclusive_eni
+from services.eni_manager.core.wiring.ipvlan import shared_ipvlan
 from services.eni_manager.core.wiring.values import EniLink, Node, Wiring
 from services.eni_manager.core.wiring.veth import shared_veth
 from services.eni_manager.core.wiring.vpc_route import vpc_route
@@ -20,14 +21,16 @@ WITHOUT_ENI = frozenset({Mode.VPC_ROUTE, Mode.EXCLUSIVE_ENI})
 
 
 def wire(lease: Lease, node: Node, eni: EniLink | None, *, mtu: int | None = None) -> Wiring:
-    """What this lease wants of the kernel; `eni` is None for the modes WITHOUT_ENI. Raises Refused: it is not built."""
+    """What this lease wants of the kernel; `eni` is None for the modes WITHOUT_ENI. Raises Refused: the two do not go together."""
     match lease.mode, eni:
         case Mode.SHARED_VETH, EniLink():
             return shared_veth(lease, node, eni, mtu=mtu)
+        case Mode.SHARED_IPVLAN, EniLink():
+            return shared_ipvlan(lease, node, eni, mtu=mtu)
         case Mode.VPC_ROUTE, None:
             return vpc_route(lease, node, mtu=mtu)
         case Mode.EXCLUSIVE_ENI, None:
             return exclusive_eni(lease, node, mtu=mtu)
         case _:
-            built = f"{Mode.SHARED_VETH}, {Mode.EXCLUSIVE_ENI} and {Mode.VPC_ROUTE}"
-            raise Refused(f"mode {lease.mode} has no dataplane here; pods can be wired in modes {built}")
+            with_or_without = "without" if eni is None else "on"
+            raise Refused(f"a pod of mode {lease.mode} cannot be wired {with_or_without} an ENI of the node's")
