@@ -21,12 +21,13 @@ from compose.lab.kernel import Kernel
 from compose.lab.layout import NETNS, Layout, NodeLayout
 from compose.lab.pods import runtime_of
 from compose.lab.record import Record
+from compose.lab.sandbox import Sandbox
 from compose.lab.waiting import until
 from shared.contracts import eni as eni_contract
 from shared.contracts import ipam as ipam_contract
 from shared.contracts.ipam import Lease
 from shared.errors import SuiteError
-from shared.model import Mode
+from shared.model import Mac, Mode
 from shared.rpc.client import Client
 
 TO_POD, FROM_POD = 512, 2048
@@ -55,6 +56,8 @@ class NodeAudit(msgspec.Struct, frozen=True):
     """the node's own ranges of pod addresses, as eni_manager says that they are routed"""
     routed: list[str] = []
     """what the VPC delivers to the node by its route table, as the fabric's kernel has it"""
+    devices: dict[str, list[str]] = {}
+    """MAC of an ENI that a pod may have to itself -> where it is: the node (empty) or sandboxes, by their ids"""
 
 
 class Audit(msgspec.Struct, frozen=True):
@@ -132,6 +135,11 @@ def compare(found: NodeAudit, namespaces: Iterable[str] = ()) -> Iterator[str]:
     yield from _sides("ENI of eni_manager", found.enis, "ENI in the cloud", found.cloud)
     for eni in found.enis.keys() & found.cloud.keys():
         yield from _sides(f"{eni}: address", found.enis[eni], "address in the cloud", found.cloud[eni])
+    holders = {lease.eni_mac: lease.key.container_id for lease in found.leases}
+    for mac, places in found.devices.items():
+        if places != [(wanted_at := holders.get(Mac(mac), ""))]:
+            told = ", ".join(place or "the node" for place in places) or "nowhere"
+            yield f"the ENI with MAC {mac} is in {told}, not in {wanted_at or 'the node'}"
     known = {sandbox[:12] for sandbox in found.sandboxes}
     yield from (
         f"namespace {name} belongs to no sandbox" for name in namespaces if name.rpartition("-")[2] not in known
@@ -170,7 +178,18 @@ async def _look(node: NodeLayout, there: Record, mine: list[dict[str, Any]], rou
         deferred=_waiting(node.state / "spool"),
         ranges=[one.cidr for one in inventory.ranges if one.usable],
         routed=routed,
+        devices=await _devices(node, sandboxes, mine) if there.options.mode is Mode.EXCLUSIVE_ENI else {},
     )
+
+
+async def _devices(node: NodeLayout, sandboxes: list[Sandbox], mine: list[dict[str, Any]]) -> dict[str, list[str]]:
+    there = {sandbox.id: await kernel.macs(sandbox.entry) for sandbox in sandboxes if sandbox.ready}
+    there[""] = await kernel.macs(node.netns)
+    return {
+        eni["mac"]: sorted(place for place, found in there.items() if eni["mac"] in found)
+        for eni in mine
+        if eni["status"] == "InUse"
+    }
 
 
 def _addresses(view: eni_contract.EniView) -> Iterator[str]:

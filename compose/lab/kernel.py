@@ -1,6 +1,7 @@
 """What a node's kernel holds of ours, read with iproute2: a second opinion, made by none of our own code."""
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -54,6 +55,17 @@ async def read(netns: str) -> Kernel:
         ],
         routes=found,
     )
+
+
+async def macs(entry: Path) -> list[str]:
+    """The MACs of the links of a namespace, by a path that leads to it; none when it has ended."""
+    process = await asyncio.create_subprocess_exec(
+        *("nsenter", f"--net={entry}", "ip", "-j", "link", "show"),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    stdout, _ = await process.communicate()
+    return [link["address"] for link in msgspec.json.decode(stdout or b"[]") if "address" in link]
 
 
 async def _ip(netns: str, *argv: str) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from shared.model import AttachmentKey, EniId, Ip, Mac, Mode, PodKey
 
 CONTAINER = "c0ffee" * 10
 OTHER = "beef" * 15
+MAC = "00:16:3e:00:00:01"
 
 
 def lease(container: str = CONTAINER, address: str = "10.0.0.2", link: str = "cali1") -> Lease:
@@ -20,7 +21,7 @@ def lease(container: str = CONTAINER, address: str = "10.0.0.2", link: str = "ca
         mode=Mode.SHARED_VETH,
         host_link=link,
         eni_id=EniId("eni-1"),
-        eni_mac=Mac("00:16:3e:00:00:01"),
+        eni_mac=Mac(MAC),
         ipv4=Ip(address),
     )
 
@@ -52,12 +53,21 @@ CLEAN = NodeAudit(
 
 def test_a_clean_node_has_no_difference() -> None:
     assert list(compare(CLEAN, [f"tw-lab-node1-{CONTAINER[:12]}"])) == []
+    devices = {MAC: [CONTAINER], "00:16:3e:00:00:02": [""]}
+    assert list(compare(msgspec.structs.replace(CLEAN, devices=devices))) == []
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
         ({"sandboxes": []}, f"lease {CONTAINER} has no sandbox"),
+        ({"devices": {MAC: []}}, f"the ENI with MAC {MAC} is in nowhere, not in {CONTAINER}"),
+        ({"devices": {MAC: [""]}}, f"the ENI with MAC {MAC} is in the node, not in {CONTAINER}"),
+        (
+            {"devices": {MAC: [CONTAINER, OTHER]}},
+            f"the ENI with MAC {MAC} is in {CONTAINER}, {OTHER}, not in {CONTAINER}",
+        ),
+        ({"devices": {"00:16:3e:00:00:02": []}}, "the ENI with MAC 00:16:3e:00:00:02 is in nowhere, not in the node"),
         ({"sandboxes": [CONTAINER, OTHER]}, f"sandbox {OTHER} has no lease"),
         ({"attachments": {}}, f"lease {CONTAINER} has no attachment"),
         ({"attachments": {CONTAINER: "cali1", OTHER: "cali2"}}, f"attachment {OTHER} has no lease"),

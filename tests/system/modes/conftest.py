@@ -23,12 +23,17 @@ _PORTMAP = Path("/usr/lib/cni/portmap")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Each test in each mode, and each damage in the modes in which there is such a thing to damage."""
+    """Each test in each mode, and each damage in the modes in which there is such a thing to damage.
+
+    A module about one mode says which in ONLY.
+    """
     if "damage" in metafunc.fixturenames:
         pairs = [(mode, damage) for mode in chosen() for damage in MODES[mode].on_node]
         metafunc.parametrize(("site", "damage"), pairs, indirect=["site"], scope="session")
     elif "site" in metafunc.fixturenames:
-        metafunc.parametrize("site", chosen(), indirect=True, scope="session")
+        only: Mode | None = getattr(metafunc.module, "ONLY", None)
+        modes = [mode for mode in chosen() if only in (None, mode)]
+        metafunc.parametrize("site", modes, indirect=True, scope="session")
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

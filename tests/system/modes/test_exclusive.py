@@ -1,0 +1,58 @@
+"""What only pods with an ENI of their own have: an ENI that must not be lost."""
+
+import pytest
+
+from compose.lab import audit, process, services
+from compose.lab.sandbox import Sandbox
+from compose.lab.waiting import until
+from shared.model import Mode
+from tests.system.modes.site import Site, inside, ip
+
+ONLY = Mode.EXCLUSIVE_ENI
+pytestmark = [pytest.mark.lab, pytest.mark.asyncio(loop_scope="session")]
+
+
+def mac(sandbox: Sandbox) -> str:
+    return inside(sandbox.entry, "ip", "-o", "link", "show", "eth0").split(" link/ether ")[1].split()[0]
+
+
+async def at_home(site: Site, wanted: str) -> None:
+    async def missing() -> str:
+        return "" if wanted in inside(site.node("node1").netns, "ip", "-o", "link") else f"{wanted} is not at home"
+
+    await until(missing, what="the ENI comes home", within_s=30)
+
+
+async def test_a_pod_has_an_eni_to_itself(site: Site) -> None:
+    async with site.pod("one", "node1") as one, site.pod("two", "node1") as two:
+        assert mac(one) != mac(two)
+        found = (await audit.until_clean(site.layout, site.record)).nodes["node1"]
+        assert found.devices[mac(one)] == [one.id] and found.devices[mac(two)] == [two.id]
+        assert [len(addresses) for addresses in found.enis.values()] == [1] * len(found.enis)
+
+
+async def test_a_namespace_that_ends_without_del_loses_no_eni(site: Site) -> None:
+    async with site.pod("lost", "node1") as lost:
+        eni = mac(lost)
+        ip("netns", "del", lost.entry.name)
+        await _end_of(site, "serve-default-lost")
+        await at_home(site, eni)
+    assert (await audit.until_clean(site.layout, site.record)).problems == []
+    async with site.pod("next", "node1"):
+        assert await site.by("outside", "default/next:80/tcp") == "default/next"
+
+
+async def test_a_restart_finds_the_enis_where_they_are(site: Site) -> None:
+    async with site.pod("stays", "node1") as stays:
+        await services.restart(site.node("node1"), services.named("eni_manager"))
+        await services.wait_ready(site.node("node1"))
+        assert await site.by("outside", "default/stays:80/tcp") == "default/stays"
+        assert await site.check("node1", stays) == ""
+        await audit.until_clean(site.layout, site.record)
+
+
+async def _end_of(site: Site, server: str) -> None:
+    """What lives in a pod keeps its namespace."""
+    corner = site.node("node1")
+    if (running := process.find(corner.processes, server)) is not None:
+        await process.stop(running, grace_s=0)
