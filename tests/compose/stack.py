@@ -31,7 +31,10 @@ class Stack:
 
     def up(self) -> None:
         """Bring everything up, and wait until every service is ready."""
-        self.compose("up", "--detach", "--wait", "--wait-timeout", "90", "--no-build")
+        try:
+            self.compose("up", "--detach", "--wait", "--wait-timeout", "90", "--no-build")
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.compose('logs', '--no-color', '--tail', '20')}") from None
         self.wait_ready()
 
     def down(self) -> float:
