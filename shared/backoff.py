@@ -57,6 +57,7 @@ TABLE_2021: Final[Mapping[str, Backoff]] = {
 
 TABLE: Final[Mapping[str, Backoff]] = {
     "default": Backoff(2.0, 1.5, 0.3, steps=6),
+    "throttled": Backoff(10.0, 1.3, cap_s=20.0),
     "eni_create": Backoff(10.0, 2.0, 0.3, steps=2),
     "eni_ops": Backoff(5.0, 2.0, 0.3, steps=6),
     "eni_ip_ops": Backoff(5.0, 1.0, 1.3, steps=6),

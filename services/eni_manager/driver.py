@@ -10,6 +10,7 @@ and the comparison with the cloud only leave word (`poke`, `sight`).
 import asyncio
 import random
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import NamedTuple
 
 from services.eni_manager.adapters.journal import Intent
@@ -43,6 +44,13 @@ DEVICE_PATIENCE = 6
 UNTIL_CREATED = Backoff(0.2, 1.5, 0.3, cap_s=1.0, steps=8)
 """A new ENI is Available within a second or so; the waits of terway.md §6.8 begin only with its attachment."""
 
+CREATED_WITHIN_S = 1.0
+"""So long after the answer a new ENI is attached without a look at it: what is too early is refused and looked at."""
+
+NEWS_WITHIN_S = 15.0
+"""So long the metadata service, which costs nothing, is asked for a new attachment before the API is."""
+NEWS_EVERY_S = 0.5
+
 AFTER_A_BUG = Backoff(5.0, 2.0, 0.3, cap_s=300.0)
 
 log = logs.get(__name__)
@@ -68,6 +76,10 @@ class Keeper:
         self._sighting: tuple[Eni, CloudEni | None] | None = None
         self._doubts: frozenset[str] = frozenset()
         self._device_failures = 0
+        self._available_at: float | None = None
+        """When an ENI that we have just made can be attached; on the loop's clock."""
+        self._accepted = False
+        """Its attachment was accepted just now."""
         self.settled = asyncio.Event()
         """It has come to rest once, or failed once, since the start."""
 
@@ -173,6 +185,7 @@ class Keeper:
         except CloudError as error:
             return self._not_created(error, intent)
         crashpoint("eni.create.after_call")
+        self._available_at = None if intent.repeated else _now() + CREATED_WITHIN_S * (made.status == "Creating")
         world.allocated(self.name, len(made.slots))
         facts: tuple[Fact, ...] = (
             Made(self.name, made.id, made.mac, made.vswitch or eni.vswitch, made.security_groups),
@@ -204,17 +217,25 @@ class Keeper:
         intent = await world.journal.begin(self.name, "attach", {"instance": world.node.instance}, now=world.clock())
         crashpoint("eni.attach.before_call")
         try:
-            seen = await self._once_created()
+            seen = await self._once_created(intent)
             if intent.repeated and (known := _attached(seen, world.node.instance)) is not None:
                 return Outcome(known, "attached before, as the cloud lists it", ends=intent)
             await world.cloud.attach_eni(eni_id, world.node.instance, token=intent.token)
         except CloudError as error:
             return await self._not_attached(error, intent)
         crashpoint("eni.attach.after_call")
+        self._accepted = True
         return Outcome(Event.ACCEPTED, f"attaching to {world.node.instance}", ends=intent)
 
-    async def _once_created(self) -> CloudEni | None:
-        """How the cloud lists it when it is listed and no longer Creating, in which state nobody can attach it."""
+    async def _once_created(self, intent: Intent) -> CloudEni | None:
+        """How the cloud lists it when it is listed and no longer Creating, in which state nobody can attach it.
+
+        None: not known, or not asked for one that we have just made, since the time alone will do.
+        """
+        available_at, self._available_at = self._available_at, None
+        if available_at is not None and not intent.repeated:
+            await asyncio.sleep(available_at - _now())
+            return None
         for pause in (0.0, *UNTIL_CREATED.delays(random.random)):
             await asyncio.sleep(pause)
             seen = await self._look()
@@ -239,8 +260,10 @@ class Keeper:
 
     async def _await_in_use(self) -> Outcome:
         seen: CloudEni | None = None
+        first, *pauses = self._world.backoffs["wait_eni_status"].attempts(random.random)
         try:
-            for pause in (0.0, *self._world.backoffs["wait_eni_status"].attempts(random.random)):
+            await self._news_of_attachment(every_s=min(NEWS_EVERY_S, max(first, 0.05)))
+            for pause in (0.0, *pauses):
                 await asyncio.sleep(pause)
                 seen = await self._look()
                 if _attached(seen, self._world.node.instance) is Event.IN_USE:
@@ -253,6 +276,16 @@ class Keeper:
         if seen.status == "Available":
             return Outcome(Event.REFUSED, "was accepted for attachment and is still Available")
         return Outcome(Event.FAILED, f"{self.name} is still {seen.status}")
+
+    async def _news_of_attachment(self, *, every_s: float) -> None:
+        """Wait until the metadata service lists a new attachment: the sooner, and one look at the API is enough."""
+        accepted, self._accepted = self._accepted, False
+        ends = _now() + NEWS_WITHIN_S if accepted else 0.0
+        while _now() < ends:
+            with suppress(SuiteError):
+                if await self._world.metadata.eni_id(self._mac) == self._id:
+                    return
+            await asyncio.sleep(every_s)
 
     async def _configure(self) -> Outcome:
         eni, world = self._eni, self._world
@@ -406,6 +439,10 @@ class Keeper:
     async def _look(self) -> CloudEni | None:
         """How the cloud lists the ENI now; None: it does not."""
         return await self._world.look(self._id)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _attached(seen: CloudEni | None, instance: str) -> Event | None:

@@ -351,7 +351,7 @@ class _Service:
                     keys,
                     region=region,
                     endpoints=endpoints,
-                    buckets=Buckets(conf.rate_limit),
+                    buckets=Buckets(conf.rate_limit, crowd=table["throttled"]),
                     observe=self._metrics.openapi,
                     trouble=lambda action, why: self._fleet.set_trouble(f"call {action}", why),
                     attempt_timeout_s=own.call_timeout_s,

@@ -32,7 +32,7 @@ from tests.soak.weather import Weather
 
 STREAMS = 10
 """Pods at a time on each node: with those that wait for their pod, more than two ENIs' addresses."""
-CALM_WITHIN_S = 240.0
+CALM_WITHIN_S = 120.0
 QUICK_GARBAGE = {"garbage_period_s": 5.0, "garbage_confirm_s": 2.0, "garbage_min_age_s": 20.0, "sticky_s": 20.0}
 OPTIONS = Options(nodes=2, pool=(1, 4), runtime="cni", processes=True, delays="fast", cooldown_s=2.0, pool_sync_s=10.0)
 

@@ -23,7 +23,7 @@ from aliyunsdkcore.request import RpcRequest
 
 from services.eni_manager.adapters.credentials import Credentials
 from services.eni_manager.adapters.pacing import Buckets
-from services.eni_manager.core.reactions import NO_ANSWER, RETRIED, Reaction, react
+from services.eni_manager.core.reactions import NO_ANSWER, RETRIED, Reaction, is_throttling, react
 from shared import log as logs
 from shared.backoff import Backoff
 from shared.errors import SuiteError
@@ -138,7 +138,8 @@ class OpenApi:
                 return result
             except CloudError as error:
                 self._trouble(error.action, error.message if error.reaction in RETRIED else "")
-                if error.reaction not in RETRIED or not await _pause(pauses):
+                slowed = is_throttling(error.cloud_code) and self._buckets.throttled(error.action)
+                if error.reaction not in RETRIED or not await _pause(pauses, wait=not slowed):
                     raise
                 log.info("cloud_call_again", action=error.action, code=error.cloud_code, request=error.request_id)
 
@@ -151,6 +152,7 @@ class OpenApi:
             status, body = await self._send(request, credentials)
             result = _decode(action, status, body, answer)
             failed = False
+            self._buckets.passed()
             return result
         except CloudError as error:
             if error.reaction is Reaction.NEW_CREDENTIALS:
@@ -208,12 +210,12 @@ def _decode(action: str, status: int, body: bytes, answer: type[T]) -> T:
     )
 
 
-async def _pause(pauses: Iterator[float]) -> bool:
-    """Wait for the next attempt; False: there is none."""
+async def _pause(pauses: Iterator[float], *, wait: bool) -> bool:
+    """Wait for the next attempt, where nobody else makes it wait; False: there is none."""
     pause = next(pauses, None)
     if pause is None:
         return False
-    await asyncio.sleep(pause)
+    await asyncio.sleep(pause if wait else 0.0)
     return True
 
 

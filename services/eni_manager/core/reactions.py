@@ -87,11 +87,16 @@ RETRIED = frozenset({R.AGAIN, R.NEW_CREDENTIALS})
 """The transport makes these calls again by itself; everything else is its caller's business."""
 
 
+def is_throttling(code: str) -> bool:
+    """Does the code say that the account calls too often?"""
+    return code.startswith("Throttling")
+
+
 def react(code: str, status: int) -> Reaction:
     """By code; an unknown one by HTTP status: the server's fault passes, the caller's does not."""
     if code in REACTIONS:
         return REACTIONS[code]
-    if code.startswith("Throttling"):
+    if is_throttling(code):
         return R.AGAIN
     return R.AGAIN if code == NO_ANSWER or status >= 500 or status == 429 else R.REFUSED
 
