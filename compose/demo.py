@@ -81,7 +81,10 @@ class Demo:
                 made.append((f"{what}: {source} reaches {target} by TCP", self._connector(source, target)))
         made += self._in_ipv6() if self._stack == "dual" else []
         made += [
-            ("a packet across nodes leaves by the ENI that the VPC lets its source leave by, untunnelled", self.captured),
+            (
+                "a packet across nodes leaves by the ENI that the VPC lets its source leave by, untunnelled",
+                self.captured,
+            ),
             ("a pod reaches a host outside the VPC", self._connector("a2", OUTSIDE)),
             ("runtime, leases, wiring, kernel and cloud agree", self.agrees),
             ("pods are deleted and their addresses are back in the pool", self.returned),

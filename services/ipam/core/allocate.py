@@ -71,8 +71,8 @@ def choose(pool: Pool, wish: Wish, now: float) -> Grant | Wait | Refuse:
     """What to answer to a sandbox that holds nothing."""
     if pool.mode is None:
         return Wait("eni_manager has not said yet which addresses this node has")
-    if pool.refused:
-        return Refuse(Refused(pool.refused))
+    if pool.mode_refused:
+        return Refuse(Refused(pool.mode_refused))
     item = pool.kept_for(wish.pod, wish.key, now) or next(iter(pool.idle(now)), None) or _at_capacity(pool, now)
     if item is None:
         if pool.synced and pool.capacity <= 0:

@@ -145,7 +145,8 @@ class Pool:
         self.mode: Mode | None = None
         """None until the first inventory."""
         self.capacity = 0
-        self.refused = ""
+        self.mode_refused = ""
+        """Why nothing may be given in this mode."""
         self.blocked = ""
         self.blocked_retry_after: float | None = None
         self.enis: dict[EniId, EniView] = {}
@@ -262,7 +263,7 @@ class Pool:
             self.marks = {i: Mark.MARKED if mark is Mark.ACCEPTED else mark for i, mark in self.marks.items()}
         self.epoch, self.generation, self.synced = inventory.epoch, inventory.generation, inventory.synced
         self.mode, self.capacity = inventory.mode, inventory.capacity
-        self.refused = inventory.refused
+        self.mode_refused = inventory.refused
         self.blocked, self.blocked_retry_after = inventory.blocked, inventory.blocked_retry_after
         self.per_eni, self.dual = inventory.addresses_per_eni, inventory.dual
         for item in self.stories.keys() - self.items.keys() - self.holders.keys() - self.marks.keys():
