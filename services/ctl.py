@@ -8,6 +8,7 @@ import click
 GROUPS: Final = {
     "capacity": ("services.eni_manager.ctl:capacity", "How many pods a type of machine can host, in every mode."),
     "policy": ("services.policy.ctl:policy", "Network policies on manifests: what they come to, and why."),
+    "migrate": ("services.policy.ctl_migrate:migrate", "Moving from Calico: what stays as it is, and what differs."),
     "lab": ("compose.lab.cli:lab", "A VPC of real packets on this machine: nodes, pods, probes."),
     "leaks": ("services.ipam.ctl:leaks", "What this node holds and nobody may need, with the evidence."),
 }

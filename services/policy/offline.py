@@ -6,12 +6,11 @@ are taken as written. Kinds that have nothing to do with policies are passed ove
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import yaml
 
 from services.policy.core import objects, v1
 from services.policy.core.convert import kubernetes
@@ -22,8 +21,8 @@ from services.policy.core.messages import Message
 from services.policy.core.overview import Overview
 from services.policy.core.problems import Invalid, place
 from services.policy.core.profiles import Compat
+from services.policy.manifests import documents
 
-SUFFIXES = (".yaml", ".yml", ".json")
 NOWHERE = "unscheduled"
 """The node of pods that no manifest puts on one."""
 
@@ -72,9 +71,11 @@ class Manifests:
 
     def read(self, paths: Iterable[Path]) -> None:
         """Files, and folders with all of their manifests."""
-        for path in paths:
-            for file in _files(path):
-                self._read_file(file)
+        for document in documents(paths):
+            if document.trouble:
+                self._flaw(_Origin(document.file, document.number, ""), "", document.trouble, "dropped")
+            else:
+                self._read_object(document.raw, document.file, document.number)
         self._check()
 
     def overview(self, only: Iterable[str] | None = None) -> Overview:
@@ -88,17 +89,6 @@ class Manifests:
             graph.update(key, value)
         graph.in_sync()
         return graph.flush()
-
-    def _read_file(self, file: Path) -> None:
-        number = 0
-        try:
-            # JSON is YAML too. A document may be a list of objects.
-            for number, document in enumerate(yaml.safe_load_all(file.read_text()), 1):
-                for raw in _listed(document):
-                    self._read_object(raw, str(file), number)
-        except (OSError, UnicodeError, yaml.YAMLError, RecursionError, ValueError) as error:
-            text = " ".join(str(error).split())
-            self._flaw(_Origin(str(file), number + 1, ""), "", f"cannot be read: {text}", "dropped")
 
     def _read_object(self, raw: Any, file: str, document: int) -> None:
         if not isinstance(raw, dict) or "kind" not in raw:
@@ -160,29 +150,6 @@ class Manifests:
             if (error := graph.invalid.get(key)) is not None:
                 origin = self._origin[key]
                 self._flaw(origin, place(error, converted=origin.converted), error.reason, "dropped")
-
-
-def _files(path: Path) -> Iterator[Path]:
-    if path.is_dir():
-        yield from sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES and file.is_file())
-    else:
-        yield path
-
-
-def _listed(document: Any) -> Iterator[Any]:
-    if document is None:
-        return
-    if isinstance(document, list):
-        yield from document
-    elif isinstance(document, dict) and str(document.get("kind", "")).endswith("List"):
-        items = document.get("items")
-        for item in items if isinstance(items, list) else ():
-            if isinstance(item, dict) and "kind" not in item:  # a typed list need not repeat it
-                kind = str(document["kind"]).removesuffix("List")
-                item = {"apiVersion": document.get("apiVersion"), "kind": kind, **item}
-            yield item
-    else:
-        yield document
 
 
 _POLICY_GROUPS = ("projectcalico.org", "networking.k8s.io", "policy.networking.k8s.io")
