@@ -81,6 +81,7 @@ class PolicyConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             endpoint_to_host_action=self.endpoint_to_host_action,
             log_prefix=self.log_prefix,
             drop_invalid=self.drop_invalid,
+            usual_links=False,  # ipam's leases say which sandboxes there are
         )
         if self.failsafe_inbound is not None:
             built = msgspec.structs.replace(built, failsafe_inbound=tuple(map(failsafe, self.failsafe_inbound)))

@@ -122,6 +122,7 @@ class Gate:
         """Returns when the link is one that drops everything. Unknown keys are success."""
         self._detached.add(request.key)
         if self._unwire(request.key) and self._enforcer.begun.is_set():
+            self._live.flush()
             try:
                 async with asyncio.timeout(DETACH_WITHIN_S):
                     await self._enforcer.in_force()
@@ -157,6 +158,7 @@ class Gate:
             log.warning("sandbox_gone", key=str(key))
             self._unwire(key)
         self._missing = missing
+        self._live.flush()
 
     # ---- what people ask
 

@@ -61,7 +61,7 @@ class Links:
             self._claims[before].discard(workload_id)
             if not self._claims[before]:
                 del self._claims[before]
-        if endpoint is not None and names.is_link(endpoint.name):
+        if self._settings.usual_links and endpoint is not None and names.is_link(endpoint.name):
             self._touched[endpoint.name] = None
             self._claim_of[workload_id] = endpoint.name
             self._claims.setdefault(endpoint.name, set()).add(workload_id)

@@ -41,6 +41,9 @@ class Settings(msgspec.Struct, frozen=True):
     """Said between hooks of a packet that an untracked or pre-DNAT policy accepted. In use only while there is one."""
     mark_pass: int = 0x20000
     """Said from a policy with a Pass rule to the tier that asked it; never left on a packet."""
+    usual_links: bool = True
+    """An interface with a pod's usual name is the pod's, though no sandbox was attached by it. Off where all sandboxes
+    are told: the link of one that ended is nobody's, though its pod lives on in another."""
     drop_invalid: bool = True
     """Packets that belong to no connection are dropped (`DisableConntrackInvalidCheck` the other way around)."""
     service_nets: tuple[str, ...] = ()

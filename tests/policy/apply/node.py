@@ -1,0 +1,194 @@
+"""A node that enforces, without a kernel and without an API server: both are played."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+from services.policy.adapters.kernel import Done
+from services.policy.adapters.reading import Who
+from services.policy.config import PolicyConfig
+from services.policy.core import objects
+from services.policy.core.nft.model import Change, Table, difference
+from services.policy.core.nft.render import Renderer
+from services.policy.core.profiles import FELIX_3_24_5
+from services.policy.enforce import Enforcer
+from services.policy.gate import Gate, Unready
+from services.policy.live import Live
+from shared.contracts.ipam import Lease
+from shared.contracts.policy import Attach
+from shared.errors import NotFound, SuiteError
+from shared.health import Reporter
+from shared.kube.resources import NAMESPACES, NETWORK_POLICIES, PODS, Resource
+from shared.model import AttachmentKey, EniId, Ip, Mac, Mode, PodKey, host_link_name
+
+HOST = "node1"
+
+
+def copied(table: Table) -> Table:
+    return Table(dict(table.chains), dict(table.sets), {name: frozenset(held) for name, held in table.elements.items()})
+
+
+def unordered(change: Change) -> dict[str, Any]:
+    """What a change touches; the order in which it names things of one kind does not matter."""
+    fields: dict[str, Any] = {}
+    for name in change.__struct_fields__:
+        held = getattr(change, name)
+        if isinstance(held, tuple):
+            held = sorted(held, key=str)
+        elif isinstance(held, Mapping):
+            held = {key: sorted(elements, key=str) for key, elements in held.items()}
+        fields[name] = held
+    return fields
+
+
+class PlayedKernel:
+    """A table, written while `open` is set. `refuses` is raised instead, once each."""
+
+    def __init__(self) -> None:
+        self.table = Table()
+        self.open = asyncio.Event()
+        self.open.set()
+        self.refuses: list[SuiteError] = []
+        self.changes: list[Change] = []
+        self.generations = 0
+
+    async def carry_out(self, change: Change, wanted: Table) -> Done:
+        return await self._write(change, wanted)
+
+    async def reconcile(self, wanted: Table, netns: str | None = None) -> Done:
+        return await self._write(difference(self.table, copied(wanted)), wanted)
+
+    async def differences(self, wanted: Table) -> str:
+        return "" if difference(self.table, copied(wanted)).empty() else "something"
+
+    async def generation(self) -> int:
+        return self.generations
+
+    def foreign(self, table: Table) -> None:
+        self.table = table
+        self.generations += 1
+
+    async def _write(self, change: Change, wanted: Table) -> Done:
+        after = copied(wanted)
+        await self.open.wait()
+        if self.refuses:
+            raise self.refuses.pop(0)
+        since = self.generations
+        if not change.empty():
+            # Nothing but the change makes the one of the other.
+            assert change.replace or unordered(difference(self.table, after)) == unordered(change)
+            self.generations += 1
+            self.changes.append(change)
+            self.table = after
+        return Done(int(not change.empty()), 0.001, since, self.generations, "x" if not change.empty() else "")
+
+    def rules_of(self, link: str) -> str | None:
+        """Where the link leads to what is for its pod."""
+        found = dict(pair for pair in self.table.elements.get("to-pod", ()) if isinstance(pair, tuple))
+        return found.get(f'"{link}"')
+
+
+class NoEvents:
+    def warn(self, *_: Any, **__: Any) -> None:
+        """Nobody reads them."""
+
+
+class PlayedNode:
+    """What the gateway, ipam and the API server do, in calls."""
+
+    def __init__(self, *, bound_s: float, unready: Unready) -> None:
+        self.kernel = PlayedKernel()
+        self.enforcer = Enforcer(Renderer(PolicyConfig().settings()), self.kernel, refresh_s=60.0)  # type: ignore[arg-type]
+        self.live = Live(
+            HOST,
+            FELIX_3_24_5,
+            recorder=NoEvents(),  # type: ignore[arg-type]
+            updated=lambda seconds: None,
+            flushed=lambda seconds: None,
+            sink=self.enforcer.take,
+        )
+        self.api: dict[PodKey, objects.Pod] = {}
+        """What a direct question is answered with."""
+        self.asked: list[PodKey] = []
+        self.outcomes: list[str] = []
+        self.gate = Gate(
+            self.live, self.enforcer, bound_s=bound_s, unready=unready, ask=self._ask, ended=self.outcomes.append
+        )
+
+    async def _ask(self, pod: PodKey) -> objects.Pod:
+        self.asked.append(pod)
+        if pod not in self.api:
+            raise NotFound(f"no {pod}")
+        return self.api[pod]
+
+    def says(self, written: objects.Object) -> None:
+        """The watch brings an object."""
+        resources: dict[type[objects.Object], Resource] = {
+            objects.Pod: PODS,
+            objects.Namespace: NAMESPACES,
+            objects.KubePolicy: NETWORK_POLICIES,
+        }
+        meta = written.metadata
+        self.live.apply(resources[type(written)], Who(meta.name, meta.namespace, meta.uid, "1"), written)
+
+    def begin(self, *leases: Lease) -> None:
+        """Everything is known that was there at the start."""
+        self.live.in_sync()
+        self.gate.adopt(leases)
+        self.live.flush()
+        self.enforcer.begin()
+
+
+def pod(name: str, *, uid: str = "u1", address: str = "", host: str = HOST, **labels: str) -> objects.Pod:
+    namespace, _, called = name.partition("/")
+    return objects.Pod(
+        metadata=objects.Metadata(name=called, namespace=namespace, uid=uid, labels=labels),
+        spec=objects.PodSpec(node_name=host, containers=(objects.Container(),)),
+        status=objects.PodStatus(pod_ip=address, pod_ips=(objects.PodAddress(address),) if address else ()),
+    )
+
+
+def attach(name: str, address: str, *, sandbox: str = "s1", uid: str = "u1", mode: Mode = Mode.SHARED_VETH) -> Attach:
+    key = PodKey(*name.split("/"))
+    link = host_link_name(key, "eth0", salt="" if sandbox == "s1" else sandbox)
+    return Attach(AttachmentKey("terway", sandbox, "eth0"), key, uid, mode, link, (Ip(address),), "/run/netns/x")
+
+
+def lease(request: Attach) -> Lease:
+    return Lease(
+        key=request.key,
+        pod=request.pod,
+        pod_uid=request.pod_uid,
+        mode=request.mode,
+        host_link=request.host_link,
+        eni_id=EniId("eni-1"),
+        eni_mac=Mac("00:16:3e:00:00:01"),
+        ipv4=request.addresses[0],
+    )
+
+
+def deny_all(namespace: str) -> objects.KubePolicy:
+    written = {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"name": "deny", "namespace": namespace, "uid": "p1"},
+        "spec": {"podSelector": {}, "policyTypes": ["Ingress"]},
+    }
+    read = objects.read(written, objects.KubePolicy)
+    assert isinstance(read, objects.KubePolicy)
+    return read
+
+
+@asynccontextmanager
+async def node(*, bound_s: float = 20.0, unready: Unready = "retry") -> AsyncIterator[PlayedNode]:
+    """With the enforcer's loop running."""
+    made = PlayedNode(bound_s=bound_s, unready=unready)
+    running = asyncio.create_task(made.enforcer.run(Reporter("enforce", 60.0, lambda: 0.0)))
+    try:
+        made.says(objects.Namespace(metadata=objects.Metadata(name="shop", uid="n1")))
+        yield made
+    finally:
+        running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running
