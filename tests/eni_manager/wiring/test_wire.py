@@ -74,7 +74,7 @@ def test_a_pod_without_ipv6_meets_nothing_of_it() -> None:
 def test_only_the_stated_settings_are_touched() -> None:
     wiring = wire(lease(ipv6="2001:db8:1::17"), NODE, ENI)
     named = {item.path.rsplit("/", 1)[1] for side in (wiring.host, wiring.pod, wiring.uplink) for item in side.sysctls}
-    assert named == {"forwarding", "rp_filter", "disable_ipv6", "accept_ra", "accept_redirects"}
+    assert named == {"forwarding", "rp_filter", "disable_ipv6", "accept_ra", "accept_redirects", "accept_dad"}
 
 
 def test_the_sandbox_mtu_does_not_change_the_enis() -> None:

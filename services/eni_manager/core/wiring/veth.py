@@ -82,8 +82,11 @@ def uplink(node: Node, eni: EniLink, subnet4: Subnet | None, subnet6: Subnet | N
         # In the ENI's table and not, as Terway's, in the main one, where two ENIs of a vSwitch would fight over it.
         routes.append(Route(eni.name, host_cidr(subnet6.gateway), table=eni.table))
         routes.append(Route(eni.name, DEFAULT6, subnet6.gateway, eni.table, onlink=False))
+    # First, since the link's own address is looked for duplicates as soon as it is up: until that is over, a second or
+    # two, the node cannot ask for the gateway's MAC. The cloud vouches for the MAC that the address is made of.
+    undoubted = () if subnet6 is None else (Sysctl(f"net/ipv6/conf/{eni.name}/accept_dad", "0"),)
     return Side(
-        sysctls=(*forwarding(eni.name, v6=subnet6 is not None),),
+        sysctls=(*undoubted, *forwarding(eni.name, v6=subnet6 is not None)),
         links=(Link(eni.name, mtu),),
         addresses=tuple(addresses),
         routes=tuple(routes),
