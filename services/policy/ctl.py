@@ -11,7 +11,7 @@ from services.policy.core.matrix import Cell, Probe, probe_of
 from services.policy.core.overview import Explanation, Side
 from services.policy.core.problems import Invalid
 from services.policy.core.profiles import PROFILES
-from services.policy.ctl_live import dump, explanation, url_option
+from services.policy.ctl_live import dump, explanation, status, url_option
 from services.policy.offline import Manifests
 
 _MARKS = {"allow": ".", "ingress": "I", "egress": "E", "both": "B"}
@@ -49,6 +49,7 @@ def policy() -> None:
 
 
 policy.add_command(dump)
+policy.add_command(status)
 
 
 @policy.command()

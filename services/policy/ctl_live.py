@@ -5,6 +5,8 @@ import json
 import urllib.error
 import urllib.parse
 import urllib.request
+from datetime import UTC, datetime
+from typing import Any
 
 import click
 import msgspec
@@ -26,6 +28,39 @@ url_option = click.option(
 def dump(url: str) -> None:
     """What this node's calculation tells the dataplane, in Felix's terms, as JSON."""
     click.echo(json.dumps(json.loads(_ask(url, "/policy/dump")), indent=2))
+
+
+@click.command()
+@click.argument("pod", metavar="NS/POD")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@url_option
+def status(pod: str, as_json: bool, url: str) -> None:
+    """What is in force for a pod of this node, since when, and whether something waits. Exit 1: something does."""
+    found = json.loads(_ask(url, "/policy/status", {"pod": pod}))
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+    else:
+        for sandbox in found:
+            click.echo(_standing(sandbox))
+    if any(sandbox["pending"] or not sandbox["enforced_at"] for sandbox in found):
+        raise click.exceptions.Exit(1)
+
+
+def _standing(sandbox: dict[str, Any]) -> str:
+    since = sandbox["enforced_at"]
+    lines = [
+        f"{sandbox['pod']} {sandbox['link']} {','.join(sandbox['addresses'])}",
+        f"  in force:  {f'since {_moment(since)}' if since else 'not yet'}"
+        + (f" ({since - sandbox['attached_at']:.3f} s after its address)" if since else ""),
+        f"  pending:   {'yes: ' + (sandbox['trouble'] or 'being written') if sandbox['pending'] else 'no'}",
+        f"  policies:  {', '.join(sandbox['policies']) or 'none'}",
+        f"  profiles:  {', '.join(sandbox['profiles']) or 'none'}",
+    ]
+    return "\n".join(lines)
+
+
+def _moment(unix: float) -> str:
+    return datetime.fromtimestamp(unix, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def explanation(url: str, source: str, destination: str, probe: Probe, *, everything: bool) -> Explanation:
