@@ -54,6 +54,9 @@ class EniManagerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     host_stack_cidrs: tuple[Cidr, ...] = (Cidr("169.254.20.10/32"),)
     """What pods reach by the node's own stack in the modes whose pods could bypass it (terway.md §2.3), beside the
     Services' ranges in `eni_conf.service_cidr`. As it is: NodeLocal DNS."""
+    device_plugin_dir: Path = Path("/var/lib/kubelet/device-plugins")
+    """In mode exclusive-eni, kubelet's folder of device plugins: pods may ask for `aliyun/eni` (terway.md §3.3), unless
+    `eni_conf.disable_device_plugin` says otherwise."""
     route_table: str = ""
     """In mode vpc-route, the VPC's route table that gets this node's entries. Empty: the VPC's own (System)."""
     no_masquerade: tuple[Cidr, ...] = ()

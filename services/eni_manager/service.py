@@ -15,6 +15,7 @@ import aiohttp
 from aiohttp import web
 
 from services.eni_manager.adapters import credentials, host, kernel
+from services.eni_manager.adapters.device_plugin import DevicePlugin
 from services.eni_manager.adapters.ecs import Ecs
 from services.eni_manager.adapters.imds import Metadata
 from services.eni_manager.adapters.journal import Journal
@@ -254,6 +255,9 @@ class _Service:
             async with AsyncExitStack() as opened, asyncio.TaskGroup() as tasks:
                 if (routes := await self._routes(opened, world, metadata)) is not None:
                     tasks.create_task(routes.run(self._health), name="routes")
+                if self._fleet.mode is Mode.EXCLUSIVE_ENI and not conf.disable_device_plugin:
+                    plugin = DevicePlugin(own.device_plugin_dir, lambda: self._fleet.limits.capacity, said=self._device)
+                    tasks.create_task(plugin.run(), name="device-plugin")
                 loops = self._loops = Loops(world, tasks, in_sync=self._in_sync)
                 loops.resume()
                 self._decide = ReconcileLoop(
@@ -321,6 +325,10 @@ class _Service:
             dual=conf.ip_stack == "dual",
             in_sync=in_sync,
         )
+
+    def _device(self, trouble: str) -> None:
+        """What people should know of the device plugin; pods that do not ask for devices run without it."""
+        self._fleet.set_warnings("devices", {"plugin": trouble} if trouble else {})
 
     def _refuse_instance(self, why: str) -> None:
         """Nothing is asked of the cloud. Pods that are wired stay so, and what there is no place for is told why."""

@@ -1,11 +1,14 @@
 """What only pods with an ENI of their own have: an ENI that must not be lost."""
 
+import shutil
+
 import pytest
 
 from compose.lab import audit, process, services
 from compose.lab.sandbox import Sandbox
 from compose.lab.waiting import until
 from shared.model import Mode
+from tests.eni_manager.kubelet import Kubelet, read
 from tests.system.modes.site import Site, inside, ip
 
 ONLY = Mode.EXCLUSIVE_ENI
@@ -40,6 +43,19 @@ async def test_a_namespace_that_ends_without_del_loses_no_eni(site: Site) -> Non
     assert (await audit.until_clean(site.layout, site.record)).problems == []
     async with site.pod("next", "node1"):
         assert await site.by("outside", "default/next:80/tcp") == "default/next"
+
+
+async def test_kubelet_is_offered_as_many_enis_as_the_instance_type_has(site: Site) -> None:
+    """By the service as it runs: uvloop, and gRPC imported only now."""
+    folder = site.node("node2").folder / "device-plugins"
+    folder.mkdir()
+    async with Kubelet(folder).running() as kubelet:
+        registered = await kubelet.next()
+        async with kubelet.dial(registered) as channel:
+            watching = channel.unary_stream("/v1beta1.DevicePlugin/ListAndWatch")(b"")
+            assert len(read("ListAndWatchResponse", await watching.read()).devices) == 7  # ecs.g6.4xlarge has 8 ENIs
+            watching.cancel()
+    shutil.rmtree(folder)
 
 
 async def test_a_restart_finds_the_enis_where_they_are(site: Site) -> None:
