@@ -19,6 +19,7 @@ from services.eni_manager.chores import Chores
 from services.eni_manager.core.drift import CloudEni, judge
 from services.eni_manager.core.machine import LEAVING, RESUME, Do, Event, State, step
 from services.eni_manager.core.model import (
+    BATCH,
     Eni,
     Fact,
     Ipv6Added,
@@ -29,7 +30,7 @@ from services.eni_manager.core.model import (
     SlotsMarked,
     SlotState,
 )
-from services.eni_manager.core.placement import CREATION
+from services.eni_manager.core.placement import CREATION, bulk
 from services.eni_manager.core.reactions import Reaction
 from services.eni_manager.world import World
 from shared import log as logs
@@ -208,6 +209,9 @@ class Keeper:
         self._world.allocated(self.name, 0)
         if error.reaction is Reaction.NEW_TOKEN:
             return Outcome(Event.FAILED, error.message, ends=intent, code=error.cloud_code)
+        if error.reaction is Reaction.NO_ADDRESSES and self._eni.initial > BATCH:  # fewer may be had
+            self._world.inhibit(bulk(self._eni.vswitch), error)
+            return Outcome(Event.REFUSED, error.message, ends=intent, code=error.cloud_code)
         vswitch_s_fault = error.reaction in (Reaction.NO_ADDRESSES, Reaction.NO_IPV6)
         self._world.inhibit(self._eni.vswitch if vswitch_s_fault else CREATION, error)
         return Outcome(Event.REFUSED, error.message, ends=intent, code=error.cloud_code)

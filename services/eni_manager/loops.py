@@ -19,9 +19,9 @@ from services.eni_manager.adapters.openapi import CloudError
 from services.eni_manager.core import capacity
 from services.eni_manager.core.drift import CloudEni, foreign_attached, strange_groups, strangers
 from services.eni_manager.core.machine import State
-from services.eni_manager.core.model import Eni, InstanceType, Sized, SlotState, Wanted, limits
+from services.eni_manager.core.model import BATCH, Eni, InstanceType, Sized, SlotState, Wanted, limits
 from services.eni_manager.core.node import Node
-from services.eni_manager.core.placement import Creation, VSwitch, order_vswitches, plan
+from services.eni_manager.core.placement import AT_BIRTH, Creation, VSwitch, order_vswitches, plan
 from services.eni_manager.driver import Keeper
 from services.eni_manager.world import Cloud, World
 from shared import log as logs
@@ -136,6 +136,7 @@ class Loops:
             policy=world.conf.eni_selection_policy,
             now=world.clock(),
             stuck=fleet.stuck(world.clock()),
+            at_birth=BATCH if world.dual else AT_BIRTH,
         )
         fleet.set_plan(decided)
         for creation in decided.creations:

@@ -19,6 +19,7 @@ from services.eni_manager.core.drift import NODE_TAG
 from shared.backoff import TABLE, Backoff
 from shared.contracts.ipam import Lease
 from shared.model import AttachmentKey, Ip, Mode, PodKey
+from tests.eni_manager.conftest import Site
 
 pytestmark = pytest.mark.usefixtures("nothing_blocks")
 
@@ -379,6 +380,15 @@ async def test_all_vswitches_exhausted_is_said_and_tested_again_later(start, clo
         assert "vsw-small has no free addresses" in seen.blocked
         assert 0 < seen.blocked_retry_after <= 600
         assert cloud.enis() == []
+
+
+@pytest.mark.parametrize("cloud", [Site(instance_type="ecs.g7.4xlarge")], indirect=True)
+async def test_a_vswitch_with_less_than_a_new_eni_could_hold_gives_what_it_has(start, cloud):
+    add_vswitch(cloud.account, VSwitch("vsw-small", "cn-lab-a", "192.168.240.0/28"))  # 12 addresses, and 30 per ENI
+    async with start(vswitches={"cn-lab-a": ["vsw-small"]}) as eni:
+        await eni.demand(30)
+        seen = await eni.until(lambda seen: len(usable(seen)) >= 10)
+        assert {one.vswitch for one in seen.enis} == {"vsw-small"}
 
 
 def add_vswitch(account, vswitch):

@@ -16,6 +16,15 @@ from shared.model import Ip
 MOST_CREATIONS = 3
 """ENIs on the way at the same time."""
 
+AT_BIRTH = 50
+"""Addresses that one creation may bring, the primary one included (terway.md §6.12); an assignment brings BATCH."""
+
+
+def bulk(vswitch: str) -> str:
+    """The subject of a block on calls for more than BATCH addresses of a vSwitch: it may have that few left."""
+    return f"{vswitch} for more than {BATCH} addresses at once"
+
+
 CREATION = "creation"
 """The subject of a block that concerns every new ENI."""
 
@@ -102,11 +111,12 @@ def plan(
     policy: EniPolicy = "most_ips",
     now: float,
     stuck: Mapping[str, int] = {},
+    at_birth: int = BATCH,
 ) -> Plan:
     """Spread `total` over `enis` and new ones in `vswitches`, which are in the order of preference.
 
     `in_flight` counts per ENI the addresses that a call under way will bring; `stuck` those that it has and that no
-    pod can be given for now.
+    pod can be given for now. `at_birth`: how many the creation of an ENI brings at most.
     """
     enis = [eni for eni in enis if eni.state in HOLDS_A_SLOT]
     holding = {eni.name: eni.expected + in_flight.get(eni.name, 0) for eni in enis}
@@ -131,7 +141,9 @@ def plan(
     targets = _spread(targets, need, holding=holding, policy=policy)
     need -= sum(targets[name] - holding[name] for name in targets)
 
-    creations, short = _creations(need, enis, limits=limits, blocks=blocks, vswitches=vswitches, why=why, now=now)
+    creations, short = _creations(
+        need, enis, limits=limits, blocks=blocks, vswitches=vswitches, why=why, now=now, at_birth=at_birth
+    )
     if not short:
         return Plan(targets=targets, creations=creations)
     ends = [until for until in why.values() if until is not None]
@@ -165,6 +177,7 @@ def _creations(
     vswitches: Sequence[VSwitch],
     why: dict[str, float | None],
     now: float,
+    at_birth: int,
 ) -> tuple[tuple[Creation, ...], int]:
     """New ENIs for what found no room, and how much of it cannot be had, for the reasons added to `why`."""
     made: list[Creation] = []
@@ -187,11 +200,13 @@ def _creations(
             if not vswitches:
                 why["no vSwitch is configured for the node's zone"] = None
             break
-        wish = min(need, limits.per_eni, BATCH)
+        wish = min(need, limits.per_eni, at_birth)
         creation = _in_first_with_room(open_, wish, taken)
+        if creation.initial > BATCH and blocks.get(bulk(creation.vswitch), now) is not None:
+            creation = Creation(creation.vswitch, BATCH)
         taken[creation.vswitch] = taken.get(creation.vswitch, 0) + creation.initial
         made.append(creation)
-        need -= min(need, limits.per_eni)  # a batch first; the rest of its room fills up when it is ready
+        need -= min(need, limits.per_eni)  # what its birth does not bring fills up when it is ready
     return tuple(made), need
 
 

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from services.eni_manager.core.machine import HOLDS_A_SLOT, ON_THE_WAY, State
 from services.eni_manager.core.model import BATCH, Eni, Limits, Slot, SlotState
 from services.eni_manager.core.placement import (
+    AT_BIRTH,
     CREATION,
     MOST_CREATIONS,
     Assign,
@@ -15,6 +16,7 @@ from services.eni_manager.core.placement import (
     Leave,
     Unassign,
     VSwitch,
+    bulk,
     next_chore,
     order_vswitches,
     plan,
@@ -42,7 +44,9 @@ def eni(name, count, state=State.READY, *, vswitch="vsw-a", most=10, slots=SlotS
     )
 
 
-def planned(enis, total, *, limits=LIMITS, blocks=None, vswitches=(A,), in_flight=None, policy="most_ips"):
+def planned(
+    enis, total, *, limits=LIMITS, blocks=None, vswitches=(A,), in_flight=None, policy="most_ips", at_birth=BATCH
+):
     return plan(
         enis,
         total=total,
@@ -52,6 +56,7 @@ def planned(enis, total, *, limits=LIMITS, blocks=None, vswitches=(A,), in_fligh
         vswitches=vswitches,
         policy=policy,
         now=100.0,
+        at_birth=at_birth,
     )
 
 
@@ -89,6 +94,24 @@ def test_a_ready_eni_is_filled_before_one_on_the_way():
 def test_what_is_in_flight_counts():
     assert planned([eni("a", 4)], 9, in_flight={"a": 5}).targets == {}
     assert planned([eni("a", 4)], 12, in_flight={"a": 5}).targets == {"a": 10}
+
+
+def test_a_birth_brings_more_than_an_assignment():
+    limits = Limits(3, 30)
+    assert planned([], 40, limits=limits, at_birth=AT_BIRTH).creations == (
+        Creation("vsw-a", 30),
+        Creation("vsw-a", 10),
+    )
+
+
+def test_a_vswitch_that_refused_so_many_at_once_is_asked_for_a_batch():
+    limits, full = Limits(3, 30), blocked(bulk("vsw-a"))
+    assert planned([], 40, limits=limits, at_birth=AT_BIRTH, blocks=full).creations == (
+        Creation("vsw-a", BATCH),
+        Creation("vsw-a", BATCH),
+    )
+    other = planned([], 30, limits=limits, at_birth=AT_BIRTH, blocks=full, vswitches=(VSwitch("vsw-b"),))
+    assert other.creations == (Creation("vsw-b", 30),)
 
 
 def test_a_new_eni_starts_with_at_most_one_batch_and_what_it_may_hold():
