@@ -166,3 +166,39 @@ def test_the_difference_of_any_two_tables_leads_from_one_to_the_other(seed: int,
     same(kernel.table, tables[1])
     kernel.load(whole(tables[0]).text())
     same(kernel.table, tables[0])
+
+
+def test_a_policy_that_begins_to_pass_reaches_endpoints_that_are_not_told_again() -> None:
+    """A policy without an order changes alone: what lists it is not said again, and asks it otherwise now."""
+    policy = m.PolicyID("p", tier="default")
+    tiers = (m.TierInfo("default", ("p",), ("p",)),)
+    run = Run(Settings())
+    run.take(
+        [
+            m.ActivePolicyUpdate(policy, m.Policy((m.Rule("allow"),))),
+            m.WorkloadEndpointUpdate(WORKLOADS[0], m.WorkloadEndpoint("active", "cali1", tiers=tiers)),
+            m.HostEndpointUpdate(m.HostEndpointID("h"), m.HostEndpoint("eth0", tiers=tiers, forward_tiers=tiers)),
+        ],
+        Random(1),
+    )
+    run.flush()
+    for rules in ((m.Rule("next-tier"),), (m.Rule("deny"), m.Rule("next-tier")), ()):
+        run.take([m.ActivePolicyUpdate(policy, m.Policy(rules))], Random(1))
+        run.flush()
+        same(run.renderer.table, run.from_scratch())
+        splits = {"tw-n/0.1", "hi-h.1", "hfi-h.1"} & run.renderer.table.chains.keys()
+        assert len(splits) == (3 if rules else 0)
+
+
+def test_whose_each_chain_is() -> None:
+    run, graph = Run(Settings()), Graph(HOST, FELIX_CURRENT)
+    graph.in_sync()
+    for change in Dice(7).changes(60):
+        graph.update(*change)
+    run.take(graph.flush(), Random(1))
+    run.flush()
+    owners = run.renderer.owners()
+    spoof = {name for name in run.renderer.table.chains if name.startswith("spoof-")}
+    assert run.renderer.table.chains.keys() - spoof <= owners.keys()
+    assert {owners[name] for name in ("input", "forward-to-pod")} == {"host"}
+    assert set(run.state.policies) <= set(owners.values())

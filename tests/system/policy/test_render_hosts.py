@@ -376,6 +376,37 @@ def test_ipv6_neighbours_are_heard_whatever_policy_says(two: Site) -> None:
                 place.batch([f"neigh replace {address} dev {link} lladdr {mac} nud permanent"])
 
 
+def test_marks_that_others_set_mean_nothing_and_ours_do_not_stay(two: Site) -> None:
+    foreign = "add table inet foreign\ndelete table inet foreign\ntable inet foreign {\n"
+    late = "chain late { type filter hook postrouting priority 310; meta mark & 0x20000 != 0 counter\n }\n}\n"
+    marking = ""
+    for hook in ("prerouting", "output"):
+        marking += f"chain {hook} {{ type filter hook {hook} priority -310; meta mark set 0x30000\n }}\n"
+    two.node.load(foreign + marking + late)
+    try:
+        case = Case(two).policy("first", [tcp("next-tier", 80), tcp("next-tier", 82)])
+        case.policy("second", [tcp("next-tier", 81), tcp("allow", 82)])
+        tiers = (m.TierInfo("first", ("first",)), m.TierInfo("second", ("second",)))
+        case.pods(0, tiers=tiers).policy("raw", [tcp("deny", 1)], [], untracked=True)
+        case.host("h", "eth0", tiers=tier("second"), untracked_tiers=tier("raw")).load()
+        case.expect(
+            {
+                # Passed by the first tier alone, by none, by the first and allowed by the second.
+                (OTHER, POD, "tcp", 80): False,
+                (OTHER, POD, "tcp", 81): False,
+                (OTHER, POD, "tcp", 82): True,
+                (FAR, NODE, "tcp", 99): False,
+                (NODE, FAR, "tcp", 99): False,
+                (FAR, NODE, "tcp", 82): True,
+            }
+        )
+        two.node.load(foreign + late)
+        case.expect({(OTHER, POD, "tcp", 82): True})
+        assert "counter packets 0 " in two.node.space.nft("list", "chain", "inet", "foreign", "late")
+    finally:
+        two.node.space.nft("delete", "table", "inet", "foreign")
+
+
 @pytest.mark.parametrize("drops", [True, False])
 def test_what_belongs_to_no_connection_is_dropped(two: Site, drops: bool) -> None:
     case = Case(two, Settings(drop_invalid=drops)).load()

@@ -91,8 +91,9 @@ def chains(ladder: Ladder, passes: Passes, settings: Settings) -> Iterator[Chain
         if any(passes(policy, ladder.direction) for policy in asked):
             count += 1
             following = f"{ladder.chain}.{count}"
-            # Whatever a foreign rule left there, it is not our Pass.
-            rules.append(clear_mark(settings.mark_pass))
+            if count == 1:
+                # Whatever a foreign rule left there, it is not our Pass. The chains that follow begin without it.
+                rules.append(clear_mark(settings.mark_pass))
         rules += _ask(asked, ladder.direction, following, passes, settings)
         drops = tier.default_action != "Pass"
         if drops:
