@@ -172,8 +172,10 @@ class Metadata:
         except NotFound:
             return frozenset()
         try:
-            items = text.strip().removeprefix("[").removesuffix("]").split(",")
-            return frozenset(Ip(str(ip_address(item.strip().strip('"')))) for item in items if item.strip())
+            if not (text.startswith("[") and text.endswith("]")):
+                raise ValueError("no list")
+            items = text[1:-1].split(",") if text[1:-1].strip() else []
+            return frozenset(Ip(str(ip_address(item.strip().strip('"')))) for item in items)
         except ValueError as error:
             raise Unavailable(f"the metadata service lists the IPv6 addresses of {mac} as {text[:80]!r}") from error
 

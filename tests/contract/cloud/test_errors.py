@@ -121,7 +121,7 @@ async def test_a_clock_that_is_wrong(site: Site) -> None:
             {**CREATE, "VSwitchId": "vsw-b", "Ipv6AddressCount": 1},
             "InvalidVSwitchId.Ipv6NotTurnOn",
             403,
-            Reaction.REFUSED,
+            Reaction.NO_IPV6,
         ),
         ("CreateNetworkInterface", {"SecurityGroupId": "sg-lab"}, "MissingParameter", 400, Reaction.REFUSED),
         (

@@ -109,6 +109,22 @@ async def test_what_enis_have(metadata, service):
     subnet = await metadata.subnet4(MAC)
     assert (subnet.cidr, subnet.gateway) == ("10.0.0.0/24", "10.0.0.253")
     assert await metadata.subnet6(MAC) is None
+    assert await metadata.ipv6s(MAC) == frozenset()
+    service.pages |= {
+        f"{base}/ipv6s": "[2001:db8::1,2001:DB8:0::2]",
+        f"{base}/vswitch-ipv6-cidr-block": "2001:db8::/64",
+        f"{base}/ipv6-gateway": "2001:db8::fffd",
+    }
+    assert await metadata.ipv6s(MAC) == {"2001:db8::1", "2001:db8::2"}
+    subnet = await metadata.subnet6(MAC)
+    assert (subnet.cidr, subnet.gateway) == ("2001:db8::/64", "2001:db8::fffd")
+
+
+@pytest.mark.parametrize("text", ["[", "2001:db8::1", '{"a":1}', "[2001:db8::1,]", "[x]"])
+async def test_a_list_of_ipv6_addresses_that_is_none(metadata, service, text):
+    service.pages[f"network/interfaces/macs/{MAC}/ipv6s"] = text
+    with pytest.raises(Unavailable, match="lists the IPv6 addresses"):
+        await metadata.ipv6s(MAC)
 
 
 @pytest.mark.parametrize("text", ["[", '["x"]', '{"a":1}', "10.0.0.1"])
