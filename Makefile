@@ -1,7 +1,7 @@
 # `make demo` and `make test` do everything on a fresh Debian 12 machine, as root.
 PYTHON := .venv/bin/python
 
-.PHONY: demo test test-compose test-kernel setup lint unit system bench conformance replay nightly fuzz clean
+.PHONY: demo test test-compose test-kernel setup lint unit system bench soak conformance replay nightly fuzz clean
 
 MODE ?= shared-veth
 STACK ?= ipv4
@@ -41,6 +41,10 @@ bench: setup         ## ratios measured side by side; writes build/bench.json
 
 conformance: setup   ## every cyclonus step with at most nine pods, live on two nodes with real packets
 	TERWAY_CONFORMANCE=all .venv/bin/pytest -q -s tests/conformance
+
+SOAK_S ?= 1800
+soak: setup          ## SOAK_S=1800: pods come and go while everything goes wrong; SOAK_SEED=N repeats one
+	$(PYTHON) -m tests.soak --seconds $(SOAK_S) $(if $(SOAK_SEED),--seed $(SOAK_SEED))
 
 replay:              ## FILES="…": recorded universes and selectors through the policy calculation
 	$(PYTHON) -m tests.policy.replay $(FILES)
