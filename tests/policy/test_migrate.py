@@ -115,9 +115,10 @@ async def define(it: World, kind: str, plural: str, *bodies: Json) -> None:
         await it.client.create(resource, Object, body)
 
 
-def calico_node(name: str) -> Json:
-    """A DaemonSet, with one of Felix's parameters in its environment."""
-    container = {"name": "main", "image": "node:1", "env": [{"name": "FELIX_LOGPREFIX", "value": name}]}
+def daemon_set(name: str) -> Json:
+    """calico-node has one of Felix's parameters in its environment."""
+    variable = "FELIX_LOGPREFIX" if name == "calico-node" else "LOGPREFIX"
+    container = {"name": "main", "image": "node:1", "env": [{"name": variable, "value": name}]}
     labels = {"app": name}
     return {
         "apiVersion": "apps/v1",
@@ -141,7 +142,7 @@ async def test_a_cluster_is_read(tmp_path: Path) -> None:
         await define(it, "IPAMHandle", "ipamhandles", calico("IPAMHandle", "h", {}))
         await define(it, "ClusterInformation", "clusterinformations", SAME[0])
         for name in ("calico-node", "other"):
-            await it.client.create(DAEMON_SETS, Object, calico_node(name), namespace="ops")
+            await it.client.create(DAEMON_SETS, Object, daemon_set(name), namespace="ops")
         it.asked.clear()
         before = it.kube.store.version
         path = str(kubeconfig(tmp_path, server))

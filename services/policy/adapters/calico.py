@@ -6,6 +6,7 @@ from typing import Any, Final
 import msgspec
 
 from services.policy.core import objects
+from services.policy.core.migrate.felix import runs_felix
 from services.policy.core.migrate.findings import Written
 from services.policy.core.migrate.kinds import ANNOTATIONS, BOOKKEEPING
 from shared.kube.client import KubeClient
@@ -18,8 +19,8 @@ ADMINISTRATORS: Final = ("policy.networking.k8s.io", ("v1alpha2", "v1alpha1"))
 
 
 async def cluster(client: KubeClient) -> AsyncIterator[Written]:
-    """All of Calico's objects but its notes about addresses, every policy of Kubernetes, the environment of
-    calico-node, and what pods and namespaces ask of Calico. Raises ApiError."""
+    """All of Calico's objects but its notes about addresses, every policy of Kubernetes, the DaemonSets that
+    run Felix, and what pods and namespaces ask of Calico. Raises ApiError."""
     for resource in await client.served(*CRDS):
         if not BOOKKEEPING.fullmatch(resource.kind):
             async for one in _every(client, resource):
@@ -35,7 +36,7 @@ async def cluster(client: KubeClient) -> AsyncIterator[Written]:
     async for one in _every(client, NETWORK_POLICIES):
         yield one
     async for one in _every(client, DAEMON_SETS):
-        if one.metadata.get("name") == "calico-node":
+        if runs_felix(one):
             yield one
     for resource in (NAMESPACES, PODS):
         async for head in client.list(resource, _Head):

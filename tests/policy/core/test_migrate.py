@@ -44,7 +44,7 @@ def outcomes(answer: Report) -> dict[str, str]:
         *(("iptablesFilterAllowAction", "Accept", "differs"), ("iptablesFilterAllowAction", "Return", "same")),
         *(("iptablesFilterDenyAction", "Reject", "differs"), ("nftablesFilterDenyAction", "Drop", "same")),
         *(("workloadSourceSpoofing", "Any", "differs"), ("floatingIPs", "Enabled", "differs")),
-        *(("ipv6Support", False, "differs"), ("ipv6Support", True, "same")),
+        ("ipInIpMtu", 1440, "replaced"),
         *(("policySyncPathPrefix", "/var/run/nodeagent", "differs"), ("natPortRange", "1024:2048", "differs")),
         *(("prometheusMetricsEnabled", True, "differs"), ("prometheusMetricsPort", 9091, "replaced")),
         *(("logSeverityScreen", "Info", "replaced"), ("routeRefreshInterval", "90s", "replaced")),
@@ -104,6 +104,23 @@ def test_a_node_s_own_parameters_are_its_own_and_the_environment_wins() -> None:
     assert not answer.differs
     assert answer.configuration == {"log_prefix": "all", "endpoint_to_host_action": "ACCEPT"}
     assert answer.nodes == {"n1": {"log_prefix": "one", "http_port": 9099}}
+
+
+def test_ipv6_differs_where_there_is_any() -> None:
+    off, on = calico_node(IPV6SUPPORT="false"), calico_node(IPV6SUPPORT="true")
+    four, six = written("IPPool", {"cidr": "10.244.0.0/16"}), written("IPPool", {"cidr": "fd00:1::/64"})
+    assert [report(found).differs for found in ([off, four], [off, four, six], [on, four, six])] == [False, True, False]
+
+
+def test_defaults_are_those_of_the_version_and_of_whoever_runs_it() -> None:
+    felix = written("FelixConfiguration", {})
+    old = report([felix, written("ClusterInformation", {"calicoVersion": "v3.5.2"})]).configuration
+    assert old["failsafe_inbound"] == ["tcp:22", "udp:68", "tcp:179", "tcp:2379", "tcp:2380", "tcp:6666", "tcp:6667"]
+    assert old["failsafe_outbound"][:2] == ["udp:53", "udp:67"] and "tcp:6443" not in old["failsafe_outbound"]
+    msgspec.convert(old, PolicyConfig)
+    assert report([felix]).configuration == {"endpoint_to_host_action": "DROP"}
+    terway = written("DaemonSet", {}, "terway-eniip", "apps/v1")
+    assert report([felix, terway]).configuration == {}, "Terway's is ACCEPT, which is ours"
 
 
 @pytest.mark.parametrize(

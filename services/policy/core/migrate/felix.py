@@ -12,8 +12,12 @@ import msgspec
 
 from services.policy.core.migrate.findings import Finding, Outcome, Written, inner, listed
 from services.policy.core.migrate.values import ports, seconds, truth
+from services.policy.core.profiles import FELIX_3_5_2, Compat
 
 _LOG_PREFIX = re.compile(r"[A-Za-z0-9_.:\- ]{1,27}")
+
+
+_FAILSAFE_3_5: Final = ("tcp:179", "tcp:2379", "tcp:2380", "tcp:6666", "tcp:6667")
 
 
 class Setting(msgspec.Struct, frozen=True):
@@ -36,7 +40,7 @@ def configured(written: Written) -> Iterator[Setting]:
     """The parameters of a FelixConfiguration."""
     for field, value in written.spec.items():
         if value is not None:
-            yield Setting(field.lower(), f"spec.{field}", value)
+            yield Setting(_name(field), f"spec.{field}", value)
 
 
 def environment(written: Written) -> Iterator[Setting]:
@@ -45,7 +49,18 @@ def environment(written: Written) -> Iterator[Setting]:
         for variable in listed(container, "env"):
             name = str(variable.get("name", ""))
             if name.startswith("FELIX_") and variable.get("value") is not None:
-                yield Setting(name.removeprefix("FELIX_").lower(), f"env {name}", str(variable["value"]))
+                yield Setting(_name(name.removeprefix("FELIX_")), f"env {name}", str(variable["value"]))
+
+
+def _name(field: str) -> str:
+    """Felix's own name for IP in IP is longer than that of the resource's field."""
+    name = field.lower()
+    return f"ipip{name.removeprefix('ipinip')}" if name.startswith("ipinip") else name
+
+
+def runs_felix(written: Written) -> bool:
+    """Whether a DaemonSet is Calico's or Terway's, or says something to Felix."""
+    return str(written.metadata.get("name")).startswith(("calico-node", "terway")) or any(environment(written))
 
 
 def judged(setting: Setting) -> Verdict:
@@ -181,11 +196,20 @@ _IRRELEVANT: Final = re.compile(
 """By whole names: logs, usage, timers, locks, routes, and what belongs to a dataplane that is not switched on."""
 
 
-def defaults(names: set[str]) -> Iterator[tuple[str, Verdict]]:
-    """Felix's own defaults that are not ours, where nothing says otherwise."""
-    if "defaultendpointtohostaction" not in names:
+def defaults(names: set[str], compat: Compat, *, terway: bool) -> Iterator[tuple[str, Verdict]]:
+    """Felix's own defaults that are not ours, where nothing says otherwise. Terway sets some of its own."""
+    if "defaultendpointtohostaction" not in names and not terway:
         why = (
             "nothing sets it, and Felix's default is Drop: by policy.endpoint_to_host_action. Calico's manifests say "
             "ACCEPT in calico-node's environment: give that DaemonSet too"
         )
         yield "spec.defaultEndpointToHostAction", Verdict("same", why, {"endpoint_to_host_action": "DROP"})
+    if compat is not FELIX_3_5_2:
+        return
+    for field, key, own in (
+        ("failsafeInboundHostPorts", "failsafe_inbound", ("tcp:22", "udp:68")),
+        ("failsafeOutboundHostPorts", "failsafe_outbound", ("udp:53", "udp:67")),
+    ):
+        if field.lower() not in names:
+            why = f"nothing sets it, and this version had fewer: by policy.{key}"
+            yield f"spec.{field}", Verdict("same", why, {key: [*own, *_FAILSAFE_3_5]})

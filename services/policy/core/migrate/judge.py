@@ -33,6 +33,7 @@ def report(found: Iterable[Written], profile: str | None = None) -> Report:
     version = _version(written)
     compat = PROFILES[profile] if profile else nearest(version)
     pools = [net for one in written if one.kind == "IPPool" and (net := nets.network(str(one.spec.get("cidr"))))]
+    sixth = any(map(nets.is_ipv6, pools))
     policies = Policies(compat, pools, exact=nearest(version) is compat and bool(version))
     environment = {
         setting.name: setting for one in written if one.kind == "DaemonSet" for setting in felix.environment(one)
@@ -42,10 +43,10 @@ def report(found: Iterable[Written], profile: str | None = None) -> Report:
         if one.group == "projectcalico.org" and kinds.BOOKKEEPING.fullmatch(one.kind):
             bookkeeping[one.kind] += 1
         elif one.group == "projectcalico.org" and one.kind == "FelixConfiguration":
-            judged.append(one.judged(_found(setting, environment) for setting in felix.configured(one)))
+            judged.append(one.judged(_found(setting, environment, sixth=sixth) for setting in felix.configured(one)))
         elif one.kind == "DaemonSet":
             if settings := list(felix.environment(one)):
-                judged.append(one.judged(map(felix.finding, settings)))
+                judged.append(one.judged(_found(setting, {}, sixth=sixth) for setting in settings))
         elif one.group == "" and one.kind in _ANNOTATED:
             if annotated := list(kinds.annotated(one)):
                 judged.append(one.judged(annotated))
@@ -80,7 +81,9 @@ def _version(written: list[Written]) -> str:
     return next((str(one.spec.get("calicoVersion") or "") for one in written if one.kind == "ClusterInformation"), "")
 
 
-def _found(setting: felix.Setting, environment: dict[str, felix.Setting]) -> Finding:
+def _found(setting: felix.Setting, environment: dict[str, felix.Setting], *, sixth: bool) -> Finding:
+    if setting.name == "ipv6support" and not sixth:
+        return Finding("same", setting.field, "there is no pool of IPv6 addresses")
     winner = environment.get(setting.name)
     if winner is None:
         return felix.finding(setting)
@@ -104,7 +107,8 @@ def _configuration(
         base = {"compat": compat.name, **base}
     silent = []
     if felixes or environment:
-        for field, verdict in felix.defaults({*everywhere, *environment}):
+        terway = any(one.kind == "DaemonSet" and str(one.metadata.get("name")).startswith("terway") for one in written)
+        for field, verdict in felix.defaults({*everywhere, *environment}, compat, terway=terway):
             base |= verdict.configuration
             finding = Finding(verdict.outcome, field, verdict.why)
             silent.append(Judged("FelixConfiguration", "", "(what nothing sets)", verdict.outcome, (finding,)))
