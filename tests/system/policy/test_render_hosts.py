@@ -1,16 +1,19 @@
 """Host endpoints, the host itself, and what no policy speaks of: Felix's cases restated (felix.md §4.2-4.5)."""
 
+import re
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
+import msgspec
 import pytest
 
 from services.policy.core import messages as m
+from services.policy.core.nft.pod import PodTable
 from services.policy.core.nft.render import Renderer
 from services.policy.core.nft.settings import Attachment, FailsafePort, Settings
 from tests.policy.nft.test_render import same
 from tests.system.policy.render_listing import read
-from tests.system.policy.render_world import EVERYBODY, GATEWAY6, Packet, Place, Site, site
+from tests.system.policy.render_world import EVERYBODY, GATEWAY, GATEWAY6, Packet, Place, Site, site
 
 pytestmark = pytest.mark.system
 
@@ -279,6 +282,70 @@ def test_untracked_policy(two: Site) -> None:
         assert two.ask([(two.node, answer._replace(port=20_001))]) == [False]
     finally:
         two.node.space.nft("delete", "table", "inet", "watch")
+
+
+def test_answers_of_failsafe_ports_pass_untracked_policy(two: Site) -> None:
+    """Before connection tracking nobody knows that it is an answer but by its port."""
+    case = Case(two).policy("none", [DENY], [DENY], untracked=True)
+    case.host("h", "eth0", untracked_tiers=tier("none"), profile_ids=("open",)).load()
+    from_port = Packet(FAR, NODE, "tcp", 40_001, 2379), Packet(FAR, NODE, "tcp", 40_001, 22)
+    assert two.ask([(two.far[0], packet) for packet in from_port]) == [True, False]
+    to_port = Packet(NODE, FAR, "tcp", 40_002, 22), Packet(NODE, FAR, "tcp", 40_002, 53)
+    assert two.ask([(two.node, packet) for packet in to_port]) == [True, False]
+
+
+def test_what_is_denied_is_counted_by_policy_and_endpoint(two: Site) -> None:
+    case = Case(two).policy("p", [tcp("deny", 81), ALLOW], [tcp("deny", 82), tcp("allow", 80)])
+    for number in (0, 1):
+        case.pods(number, tiers=tier("p"))
+    case.load()
+    case.expect({(FAR, POD, "tcp", 81): False, (FAR, OTHER, "tcp", 81): False, (FAR, POD, "tcp", 80): True})
+    case.expect({(FAR, POD, "tcp", 81): False, (OTHER, FAR, "tcp", 82): False, (POD, FAR, "tcp", 99): False})
+    nft = two.node.space.nft
+    assert {'"cali0" counter packets 2', '"cali1" counter packets 1'} == _counted(nft, "denied-pi-default/p")
+    assert {'"cali1" counter packets 1'} == _counted(nft, "denied-po-default/p")
+    assert "tcp dport 81 counter packets 3 " in nft("list", "chain", "inet", "terway", "pi-default/p")
+    assert "counter packets 1 " in nft("list", "chain", "inet", "terway", "fw-n/0").partition("jump")[2]
+    # It goes on counting while policies come and go around it.
+    case.policy("p", [tcp("deny", 81), tcp("allow", 80)], [ALLOW]).load()
+    case.expect({(FAR, POD, "tcp", 81): False})
+    assert {'"cali0" counter packets 3', '"cali1" counter packets 1'} == _counted(nft, "denied-pi-default/p")
+
+
+def _counted(nft: Callable[..., str], name: str) -> set[str]:
+    return set(re.findall(r'"cali\d" counter packets \d+', nft("list", "set", "inet", "terway", name)))
+
+
+def test_inside_a_pod_the_hosts_word_and_what_the_host_judges(two: Site) -> None:
+    """A table in the pod's own namespace: the host's packets come in by its link alone, Services go out to the host."""
+    name = m.WorkloadEndpointID("k8s", "n/0", "eth0")
+    services = ("198.51.100.0/25", "fd00:f1::/64")
+    near = Settings(host_addresses=(GATEWAY, NODE, "fd00:f0::1"), host_link="eth0", service_nets=services)
+    case = Case(two).policy("none").pods(0, tiers=tier("none"))
+    change = case.renderer.flush()
+    two.node.load(NOTHING)
+    pod, place = PodTable(name, near), two.pods[0]
+    place.load(NOTHING + pod.follow(case.renderer.table, change).text())
+    try:
+        same(read(place.listing()), pod.table)
+        case.expect(
+            {
+                (NODE, POD, "tcp", 80): True,
+                (NODE1, POD, "tcp", 80): False,
+                (FAR, POD, "tcp", 80): False,
+                (POD, FAR, "tcp", 80): False,
+                (POD, FAR1, "tcp", 80): True,
+            }
+        )
+        elsewhere = PodTable(name, msgspec.structs.replace(near, host_link="eth7"))
+        place.load(NOTHING + elsewhere.follow(case.renderer.table, change).text())
+        two.node.send(case.packet(NODE, POD), 7)
+        until = time.monotonic() + 30
+        dropped = 'counter packets 1 bytes 40 drop comment "default: no rule of the tier matches"'
+        while dropped not in (seen := place.space.nft("list", "chain", "inet", "terway", "tw-n/0")):
+            assert time.monotonic() < until, seen
+    finally:
+        place.load(NOTHING)
 
 
 @pytest.mark.parametrize(("action", "reaches"), [("ACCEPT", True), ("RETURN", True), ("DROP", False)])
