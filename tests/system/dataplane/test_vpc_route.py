@@ -1,5 +1,6 @@
 """Pods with addresses of the node's own range, which the VPC's route table sends to the node (terway.md §5.6)."""
 
+import os
 from collections.abc import AsyncIterator
 
 import pytest
@@ -9,6 +10,7 @@ from services.eni_manager.dataplane import Dataplane
 from shared.contracts.eni import Limit, Plug
 from shared.contracts.ipam import Bandwidth
 from shared.model import Cidr, EniId, Ip, Mac, Mode, Subnet
+from tests.system.dataplane.test_limits import DIRECTIONS, MBIT, TOLERANCE, pushed
 from tests.system.dataplane.world import (
     FAR,
     NODE_IP,
@@ -25,6 +27,9 @@ from tests.system.dataplane.world import (
 )
 
 pytestmark = pytest.mark.system
+
+RATES = [MBIT * number for number in ((1, 10, 100, 1000) if os.environ.get("TERWAY_LIMITS") == "all" else (100,))]
+"""The qdiscs are those of every veth, so one rate is enough for each run; TERWAY_LIMITS=all: all of them."""
 
 CLUSTER, OURS = Cidr("10.244.0.0/16"), Cidr("10.244.1.0/24")
 ELSEWHERE = Ip("10.244.2.7")
@@ -100,6 +105,15 @@ async def test_limits_are_set_and_changed(world: World, routed: Dataplane) -> No
     with inhabited(box):
         await routed.limit(Limit(box.lease.key, Bandwidth(egress=375_000)))
     assert "tbf" not in world.node.qdisc(link) and "rate 3Mbit" in box.qdisc("eth0")
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("rate", RATES, ids=lambda rate: f"{rate // MBIT}Mbit")
+async def test_a_limit_is_met(rate: int, direction: str, world: World, routed: Dataplane) -> None:
+    box = sandbox(world, bandwidth=Bandwidth(**{direction: rate}))
+    await plug(routed, box)
+    found = pushed(box, world, direction, rate)
+    assert 1 - TOLERANCE <= found.rate / rate <= 1 + TOLERANCE, found
 
 
 async def test_damage_is_found_and_mended(world: World, routed: Dataplane) -> None:

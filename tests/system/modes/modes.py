@@ -69,7 +69,7 @@ class Traits:
 
 MODES: Mapping[Mode, Traits] = {
     Mode.SHARED_VETH: Traits({**VETH, **SHARED_ENI}),
-    Mode.VPC_ROUTE: Traits(VETH),
+    Mode.VPC_ROUTE: Traits(VETH, options={"pool_sync_s": 0.5}),
     Mode.EXCLUSIVE_ENI: Traits(
         {what: command for what, command in VETH.items() if "limit" not in what}, IN_POD_EXCLUSIVE, intake="terway-in"
     ),
