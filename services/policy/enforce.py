@@ -11,7 +11,7 @@ then on each flush is one transaction of what changed. Several flushes that come
 import asyncio
 import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 
 import msgspec
@@ -131,6 +131,10 @@ class Enforcer:
         ticket = self._told
         async with self._news:
             await self._news.wait_for(lambda: self._started and self._applied >= ticket)
+
+    async def forget_connections(self, addresses: Sequence[str]) -> int:
+        """Connections of these addresses are no excuse any more; how many there were."""
+        return await self._kernel.forget_connections(addresses)
 
     async def problems(self) -> list[str]:
         """What in the kernel is not as wanted, a clause each. Looks only if somebody may have written."""

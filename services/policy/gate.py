@@ -119,13 +119,16 @@ class Gate:
         return Attached(enforced=True)
 
     async def detach(self, request: Detach) -> Detached:
-        """Returns when the link is one that drops everything. Unknown keys are success."""
+        """Returns when the link is one that drops everything, and no connection is left that would be let through to
+        the next owner of the address. Unknown keys are success."""
         self._detached.add(request.key)
-        if self._unwire(request.key) and self._enforcer.begun.is_set():
+        wired = self._unwire(request.key)
+        if wired is not None and self._enforcer.begun.is_set():
             self._live.flush()
             try:
                 async with asyncio.timeout(DETACH_WITHIN_S):
                     await self._enforcer.in_force()
+                    await self._enforcer.forget_connections(wired.addresses)
             except TimeoutError:
                 raise Unavailable(f"rules of {request.key} are still in the kernel: {self._why()}") from None
         return Detached()
@@ -210,14 +213,12 @@ class Gate:
             Attachment(link=wired.link, addresses=tuple(wired.addresses), workload=_workload(wired.pod), open=open)
         )
 
-    def _unwire(self, key: AttachmentKey) -> bool:
+    def _unwire(self, key: AttachmentKey) -> Wired | None:
         wired = self._live.unwire(key)
         self._since.pop(key, None)
-        if wired is None:
-            return False
-        if all(other.link != wired.link for other in self._pods):
+        if wired is not None and all(other.link != wired.link for other in self._pods):
             self._enforcer.detach(wired.link)
-        return True
+        return wired
 
     async def _in_force(self, wired: Wired) -> None:
         await self._enforcer.begun.wait()
@@ -226,7 +227,10 @@ class Gate:
         if _workload(wired.pod) not in self._live.cluster.state.workloads:
             raise Unavailable(f"no endpoint can be calculated for {wired.pod}: {self._live.problem_of(wired.pod)}")
         await self._enforcer.in_force()
-        self._since.setdefault(wired.key, [time.time(), 0.0])[1] = time.time()
+        times = self._since.setdefault(wired.key, [time.time(), 0.0])
+        if not times[1]:  # of an owner before, whose end nobody told us
+            await self._enforcer.forget_connections(wired.addresses)
+        times[1] = time.time()
 
     async def _known(self, wired: Wired) -> None:
         """The watch has brought the pod's object, or the API server was asked for it."""

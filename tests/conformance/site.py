@@ -37,9 +37,9 @@ PATIENCE_S = 60.0
 _FLIGHT_S = 0.05
 """What a packet between two namespaces of one machine takes at most when nothing holds it up; what comes later than
 that and the answers of all destinations counts as never."""
-_FIRST_PORT, _PORTS_PER_STEP = 10_000, 40
-_STEPS = 1_300
-"""Source ports are used once in so many steps: a connection that was let through must not speak for the next."""
+_FIRST_PORT, _PORTS_PER_ROUND = 10_000, 40
+_ROUNDS = 1_300
+"""Source ports are used once in so many rounds: a connection that was let through must not speak for the next."""
 
 
 class Probe(NamedTuple):
@@ -64,6 +64,7 @@ class Site:
     shown: dict[str, tuple[str, Json]] = field(default_factory=dict)
     """What labels and specs the objects have."""
     steps: int = 0
+    rounds: int = 0
 
     async def run(self, pod: str, node: str) -> None:
         """One pod that stays."""
@@ -184,6 +185,7 @@ class Site:
 
     async def ask(self, probes: Iterable[Probe]) -> dict[Probe, str]:
         """`.` for each that was answered, `X` for each that was not, else what went wrong."""
+        self.rounds += 1
         return await asyncio.to_thread(self._ask, list(probes))
 
     def _ask(self, probes: list[Probe]) -> dict[Probe, str]:
@@ -198,7 +200,7 @@ class Site:
     def _send(self, probes: list[Probe]) -> Iterator[tuple[Probe, socket.socket]]:
         for source in dict.fromkeys(probe.source for probe in probes):
             own = [probe for probe in probes if probe.source == source]
-            first = _FIRST_PORT + self.steps % _STEPS * _PORTS_PER_STEP
+            first = _FIRST_PORT + self.rounds % _ROUNDS * _PORTS_PER_ROUND
 
             def send(own: list[Probe] = own, first: int = first) -> list[tuple[Probe, socket.socket]]:
                 return [(probe, self._sent(probe, first + place)) for place, probe in enumerate(own)]

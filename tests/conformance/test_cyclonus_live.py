@@ -8,31 +8,22 @@ README) and is not asked.
 import json
 import os
 import time
-import uuid
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import pytest_asyncio
 
 from compose.lab.serve import Port
-from tests.conformance.site import Probe, Site, site
+from tests.conformance.site import Probe, Site
 from tests.policy.conftest import vectors
 
 __all__ = ["vectors"]
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(1800), pytest.mark.asyncio(loop_scope="session")]
 
 ALL = os.environ.get("TERWAY_CONFORMANCE") == "all"
 SAMPLE = 60
 
 Json = Any
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def cluster() -> AsyncIterator[Site]:
-    async with site(f"np{uuid.uuid4().hex[:6]}") as made:
-        yield made
 
 
 def steps(document: Json) -> list[tuple[str, Json]]:
@@ -60,7 +51,6 @@ def cells(step: Json) -> dict[Probe, str]:
     }
 
 
-@pytest.mark.asyncio(loop_scope="module")
 async def test_every_cell(vectors: Path, cluster: Site) -> None:
     document = json.loads((vectors / "cyclonus_vectors.json").read_text())
     asked = denied = 0

@@ -7,13 +7,14 @@ The thread is born in the node's namespace and is in a pod's only for as long as
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Final, Protocol, Self, TypeVar
 
 import msgspec
 
+from services.policy.adapters.conntrack import forget
 from services.policy.adapters.netns import inside
 from services.policy.adapters.nfnetlink import NfSocket, Rejected, Request
 from services.policy.adapters.nft_batch import Plan, complete, planned, removal, repairs, requests
@@ -107,6 +108,10 @@ class Workshop:
     def compiled(self) -> int:
         """Rules that are kept in the kernel's form."""
         return self._compiler.size
+
+    def forget_connections(self, addresses: Sequence[str]) -> int:
+        """What these addresses talked about with anybody is over; how many connections that were."""
+        return forget(self._socket, addresses)
 
     def generation(self) -> int:
         """The node's generation."""
@@ -239,6 +244,10 @@ class Kernel:
     async def differences(self, wanted: Table) -> str:
         """See Workshop."""
         return await self._do(self._open.differences, wanted)
+
+    async def forget_connections(self, addresses: Sequence[str]) -> int:
+        """See Workshop."""
+        return await self._do(self._open.forget_connections, addresses)
 
     async def generation(self) -> int:
         """See Workshop."""

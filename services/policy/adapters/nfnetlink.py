@@ -20,9 +20,11 @@ from services.policy.adapters.nfnetlink_wire import (
     GENERATION,
     GETGEN,
     GETTABLE,
+    INET,
     NEWGEN,
     NLMSG_DONE,
     NLMSG_ERROR,
+    SUBSYSTEM,
     Failure,
     Frame,
     be32,
@@ -134,17 +136,29 @@ class NfSocket:
                 if frame.sequence in (first - 1, last):
                     return refused
 
-    def dump(self, kind: int, body: bytes = b"") -> list[Frame]:
+    def ask(self, kind: int, body: bytes, *, subsystem: int = SUBSYSTEM, family: int = INET) -> None:
+        """One message on its own, acknowledged. Raises Rejected."""
+        self._sequence += 1
+        self._socket.send(message(kind, body, self._sequence, flags=ACK, family=family, subsystem=subsystem))
+        while True:
+            for frame in frames(self._receive()):
+                if frame.sequence == self._sequence and not frame.subsystem and frame.kind == NLMSG_ERROR:
+                    said = failure(frame)
+                    if said.errno:
+                        raise Rejected(said, "a request")
+                    return
+
+    def dump(self, kind: int, body: bytes = b"", *, subsystem: int = SUBSYSTEM, family: int = INET) -> list[Frame]:
         """All objects asked for, as of one moment: asked again while they change. Raises Rejected, Unavailable."""
         for _ in range(_DUMP_TRIES):
-            found, whole = self._dump_once(kind, body)
+            found, whole = self._dump_once(kind, body, subsystem, family)
             if whole:
                 return found
         raise Unavailable("nftables changes all the time: no whole list of what there is")
 
-    def _dump_once(self, kind: int, body: bytes) -> tuple[list[Frame], bool]:
+    def _dump_once(self, kind: int, body: bytes, subsystem: int, family: int) -> tuple[list[Frame], bool]:
         self._sequence += 1
-        self._socket.send(message(kind, body, self._sequence, flags=DUMP))
+        self._socket.send(message(kind, body, self._sequence, flags=DUMP, family=family, subsystem=subsystem))
         found: list[Frame] = []
         whole = True
         while True:

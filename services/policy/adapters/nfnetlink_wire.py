@@ -83,10 +83,12 @@ def number(kind: int, value: int) -> bytes:
     return ATTRIBUTE.pack(8, kind) + BE32.pack(value & 0xFFFFFFFF)
 
 
-def message(kind: int, body: bytes, sequence: int, *, flags: int = 0, family: int = INET) -> bytes:
-    """A message of nf_tables."""
+def message(
+    kind: int, body: bytes, sequence: int, *, flags: int = 0, family: int = INET, subsystem: int = SUBSYSTEM
+) -> bytes:
+    """A message of nf_tables, or of another subsystem."""
     size = 20 + len(body)
-    header = HEADER.pack(size, SUBSYSTEM << 8 | kind, REQUEST | flags, sequence, 0)
+    header = HEADER.pack(size, subsystem << 8 | kind, REQUEST | flags, sequence, 0)
     return header + GENERIC.pack(family, 0, 0) + body + _PAD[size & 3]
 
 

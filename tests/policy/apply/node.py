@@ -1,7 +1,7 @@
 """A node that enforces, without a kernel and without an API server: both are played."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -52,6 +52,8 @@ class PlayedKernel:
         self.refuses: list[SuiteError] = []
         self.changes: list[Change] = []
         self.generations = 0
+        self.forgotten: list[str] = []
+        self.rules_now: Callable[[], str | None] | None = None
 
     async def carry_out(self, change: Change, wanted: Table) -> Done:
         return await self._write(change, wanted)
@@ -61,6 +63,11 @@ class PlayedKernel:
 
     async def differences(self, wanted: Table) -> str:
         return "" if difference(self.table, copied(wanted)).empty() else "something"
+
+    async def forget_connections(self, addresses: Sequence[str]) -> int:
+        assert self.rules_now is None or not self.rules_now(), "connections are forgotten when the link is nobody's"
+        self.forgotten += addresses
+        return 0
 
     async def generation(self) -> int:
         return self.generations

@@ -122,6 +122,7 @@ async def test_detach_answers_when_the_link_is_nobodys() -> None:
         made.begin()
         made.says(pod("shop/web", address="10.0.0.1"))
         await made.gate.attach(WEB)
+        made.kernel.rules_now = lambda: made.kernel.rules_of(WEB.host_link)
         made.kernel.open.clear()
         answer = asyncio.create_task(made.gate.detach(Detach(WEB.key)))
         await gone_round()
@@ -129,6 +130,7 @@ async def test_detach_answers_when_the_link_is_nobodys() -> None:
         made.kernel.open.set()
         await answer
         assert made.kernel.rules_of(WEB.host_link) is None
+        assert made.kernel.forgotten == ["10.0.0.1", "10.0.0.1"], "what an earlier owner had, and what this one had"
         assert made.live.cluster.state.workloads == {}, "its address may be another pod's, whatever its status says"
         await made.gate.detach(Detach(WEB.key))  # unknown by now
 

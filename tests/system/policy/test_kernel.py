@@ -1,6 +1,8 @@
 """Our table in the kernel: made, changed, repaired, removed; nothing foreign is touched."""
 
 import re
+import socket
+import subprocess
 from collections.abc import Iterator
 
 import pytest
@@ -186,3 +188,43 @@ def test_a_pods_namespace(here: Bench) -> None:
         assert here.nft("list", "tables") == ""
         here.do(lambda: here.workshop.remove("terway", path))
         assert pod.nft("list", "tables") == ""
+
+
+def test_connections_of_an_address_are_forgotten_and_no_others(here: Bench) -> None:
+    """Those that it began, and those that it answers by a Service's address; of both families."""
+    here.nft("add table inet t { chain o { type filter hook output priority 0; ct state new accept; }; }")
+    here.nft("add chain inet t services { type nat hook output priority -100; }")
+    here.nft("add rule inet t services ip daddr 172.16.0.1 dnat ip to 10.0.0.2")
+    here.do(network)
+    for talk in (
+        ("10.0.0.1", "10.0.0.2"),
+        ("10.0.0.3", "172.16.0.1"),
+        ("10.0.0.3", "10.0.0.1"),
+        ("fd00::1", "fd00::2"),
+    ):
+        here.do(lambda talk=talk: say(*talk))
+    assert here.do(lambda: here.workshop.forget_connections(["10.0.0.2"])) == 2
+    assert here.do(lambda: here.workshop.forget_connections(["10.0.0.2"])) == 0
+    assert here.do(lambda: here.workshop.forget_connections(["10.0.0.1", "fd00::2"])) == 2
+    here.do(lambda: say("10.0.0.3", "10.0.0.1"))
+    assert here.do(lambda: here.workshop.forget_connections(["10.0.0.3"])) == 1
+
+
+def network() -> None:
+    """Addresses that all are the namespace's own."""
+    for command in (
+        "link set lo up",
+        *(f"addr add {address} dev lo" for address in ADDRESSES),
+        "route add default dev lo",
+    ):
+        subprocess.run(["ip", *command.split()], check=True)
+
+
+ADDRESSES = ("10.0.0.1/32", "10.0.0.2/32", "10.0.0.3/32", "fd00::1/128", "fd00::2/128")
+
+
+def say(source: str, destination: str) -> None:
+    """One datagram, to nobody."""
+    with socket.socket(socket.AF_INET6 if ":" in source else socket.AF_INET, socket.SOCK_DGRAM) as one:
+        one.bind((source, 40000))
+        one.sendto(b"x", (destination, 9))

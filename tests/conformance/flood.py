@@ -1,0 +1,24 @@
+"""Sends datagrams to many addresses for ever: `flood.py PORT ADDRESS…`. A line on stdout per thousand."""
+
+import socket
+import sys
+import time
+
+
+def main(port: int, addresses: list[str]) -> None:
+    one = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sent = 0
+    while True:
+        for address in addresses:
+            try:
+                one.sendto(b"flood", (address, port))
+            except OSError:
+                pass  # nobody has the address right now
+            sent += 1
+            if sent % 1000 == 0:
+                print(sent, flush=True)
+        time.sleep(0.001)  # two processors are for all
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2:])
