@@ -1,19 +1,16 @@
 """A pod has an ENI to itself, as terway.md §5.4 says, and the ENI comes home whatever happens."""
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack
 
 import pytest
 from msgspec.structs import replace
 
-from services.eni_manager.adapters import netns
 from services.eni_manager.dataplane import Dataplane
 from shared.contracts.eni import Limit, Plug, Unplug
 from shared.contracts.ipam import Bandwidth, Lease
 from shared.errors import Conflict, NotFound
-from tests.system.dataplane.exclusive import SERVICES, SERVICES6, Exclusive, running
+from tests.system.dataplane.exclusive import SERVICES, SERVICES6, Exclusive, running, standing
 from tests.system.dataplane.world import (
     FAR,
     FAR6,
@@ -38,13 +35,7 @@ VIP = "172.21.0.10"
 
 @pytest.fixture
 def world() -> Iterator[Exclusive]:
-    home = netns.own_netns()
-    with ExitStack() as opened:
-        opened.callback(os.close, home)
-        opened.callback(netns.enter, home)
-        made = Exclusive(opened, home)
-        made.build()
-        netns.enter(made.node.fd)
+    with standing() as made:
         yield made
 
 

@@ -5,13 +5,11 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from services.eni_manager.adapters import netns
 from services.eni_manager.adapters.journal import Journal
 from services.eni_manager.core.wiring.values import Node
 from services.eni_manager.dataplane import Dataplane
@@ -19,7 +17,7 @@ from shared import crashpoint
 from shared.contracts.eni import Plug, Unplug
 from shared.contracts.ipam import Bandwidth
 from shared.model import Mode
-from tests.system.dataplane.exclusive import SERVICES, Exclusive, running
+from tests.system.dataplane.exclusive import SERVICES, Exclusive, running, standing
 from tests.system.dataplane.world import (
     FAR,
     NODE_IP,
@@ -44,13 +42,7 @@ UNPLUG_POINTS = [name for name in POINTS if name.startswith("eni.unplug.")] + HO
 
 @pytest.fixture
 def world() -> Iterator[Exclusive]:
-    home = netns.own_netns()
-    with ExitStack() as opened:
-        opened.callback(os.close, home)
-        opened.callback(netns.enter, home)
-        made = Exclusive(opened, home)
-        made.build()
-        netns.enter(made.node.fd)
+    with standing() as made:
         yield made
 
 
