@@ -14,6 +14,7 @@ from services.policy.core.nft.model import Chain, Element, Hook, Set, Table
 _SET = re.compile(r"(?P<name>\S+) \{ type (?P<key>[^;:]+?)(?: : (?P<data>\w+))?;(?: flags (?P<flags>[\w,]+);)?")
 _HOOK = re.compile(r"\{ type (\w+) hook (\w+) priority (-?\d+); policy (\w+); \}")
 _JUMP = re.compile(r"\b(?:jump|goto) (\S+)")
+_NAME = re.compile(r"[A-Za-z_.][A-Za-z0-9/_.-]{,254}", re.ASCII)
 _LOOKUP = re.compile(r"@(\S+)")
 
 
@@ -80,6 +81,8 @@ class Kernel:
             raise Refused("no definition")
         name, flags = found["name"], frozenset((found["flags"] or "").split(",")) - {""}
         one = Set(name, found["key"], flags, found["data"], counter=" counter;" in rest)
+        if not _NAME.fullmatch(name):
+            raise Refused("nft has no such names")
         if self.sets.get(name, one) != one:
             raise Refused("exists, and is another")
         self.sets[name] = one
@@ -137,6 +140,8 @@ class Kernel:
             raise Refused("no hook")
         if name in self.chains:
             raise Refused("the chain is there")
+        if not _NAME.fullmatch(name):
+            raise Refused("nft has no such names")
         self.chains[name] = Chain(name, (), Hook(found[1], found[2], int(found[3]), found[4]) if found else None)
 
     def _delete_chain(self, name: str) -> None:

@@ -24,7 +24,7 @@ SEQUENCES = int(os.environ.get("TERWAY_POLICY_SEQUENCES", "500")) // 2
 pytestmark = pytest.mark.timeout(120 + SEQUENCES // 2)
 
 WORKLOADS = [m.WorkloadEndpointID("k8s", f"n/{number}", "eth0") for number in range(4)]
-LINKS = ("cali1", "cali2", "other")
+LINKS = ("cali1", "cali2", "odd@:+=")
 
 
 def same(one: Table, other: Table) -> None:
@@ -186,7 +186,7 @@ def test_a_policy_that_begins_to_pass_reaches_endpoints_that_are_not_told_again(
         run.take([m.ActivePolicyUpdate(policy, m.Policy(rules))], Random(1))
         run.flush()
         same(run.renderer.table, run.from_scratch())
-        splits = {"tw-n/0.1", "hi-h.1", "hfi-h.1"} & run.renderer.table.chains.keys()
+        splits = {"tw-n/0__1", "hi-h__1", "hfi-h__1"} & run.renderer.table.chains.keys()
         assert len(splits) == (3 if rules else 0)
 
 
@@ -202,3 +202,17 @@ def test_whose_each_chain_is() -> None:
     assert run.renderer.table.chains.keys() - spoof <= owners.keys()
     assert {owners[name] for name in ("input", "forward-to-pod")} == {"host"}
     assert set(run.state.policies) <= set(owners.values())
+
+
+def test_a_pod_is_called_like_the_second_part_of_anothers_chain() -> None:
+    run = Run(Settings())
+    first, second = (m.WorkloadEndpointID("k8s", name, "eth0") for name in ("n/a", "n/a.1"))
+    tiers = (m.TierInfo("default", ("p",)),)
+    run.take([m.ActivePolicyUpdate(m.PolicyID("p", tier="default"), m.Policy((m.Rule("next-tier"),)))], Random(1))
+    for number, name in enumerate((first, second)):
+        endpoint = m.WorkloadEndpoint("active", f"cali{number}", tiers=tiers)
+        run.take([m.WorkloadEndpointUpdate(name, endpoint)], Random(1))
+    run.flush()
+    owners = run.renderer.owners()
+    for name in (first, second):
+        assert sum(owner == name for owner in owners.values()) == 3, "to it in two parts, and from it"

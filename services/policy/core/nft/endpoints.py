@@ -2,7 +2,7 @@
 
     tw-NS/POD        drop what belongs to no connection
                      jump pi-…  per policy of the first tier; what accepts or drops never comes back
-                     [marked as passed: goto tw-NS/POD.1, which goes on with the next tier]
+                     [marked as passed: goto tw-NS/POD__1, which goes on with the next tier]
                      drop at the end of a tier that drops
                      jump pri-… per profile
                      drop
@@ -90,7 +90,7 @@ def chains(ladder: Ladder, passes: Passes, settings: Settings) -> Iterator[Chain
         following = ""
         if any(passes(policy, ladder.direction) for policy in asked):
             count += 1
-            following = f"{ladder.chain}.{count}"
+            following = names.part(ladder.chain, count)
             if count == 1:
                 # Whatever a foreign rule left there, it is not our Pass. The chains that follow begin without it.
                 rules.append(clear_mark(settings.mark_pass))

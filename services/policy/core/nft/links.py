@@ -125,7 +125,7 @@ class Links:
 
     def _settle_spoofing(self, link: str, owner: m.WorkloadEndpointID | None) -> None:
         allowed = self._workloads[owner].allow_spoofed_source_prefixes if owner is not None else ()
-        chain = f"spoof-{link}"
+        chain = names.spoof(link)
         if allowed:
             if not self._spoofing:
                 self._draft.set(Set(static.SPOOFERS, "ifname", data="verdict"))

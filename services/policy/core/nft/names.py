@@ -27,6 +27,11 @@ def named(prefix: str, text: str) -> str:
     return f"{prefix}-{re.sub(r'[^A-Za-z0-9/.-]', '.', text[:60])}__{digest}"
 
 
+def part(chain: str, number: int) -> str:
+    """What a chain goes on in; no object's own name is made so, however many dots and dashes it has."""
+    return f"{chain}__{number}"
+
+
 def policy(policy_id: m.PolicyID, direction: Direction) -> str:
     """The chain of a policy's rules of one direction."""
     return named("pi" if direction == "ingress" else "po", policy_id.text)
@@ -51,6 +56,11 @@ def _parts(workload_id: m.WorkloadEndpointID) -> tuple[str, str, str]:
 def ip_set(set_id: str, family: int, *, interval: bool) -> str:
     """An IP set's members of one IP version; one that holds networks is another set than one of addresses."""
     return named(f"cali{family}0", set_id.replace(":", "-", 1)) + (".net" if interval else "")
+
+
+def spoof(link: str) -> str:
+    """The chain of the other addresses that a pod may send from."""
+    return named("spoof", link)
 
 
 def is_link(name: str) -> bool:
