@@ -41,6 +41,7 @@ class Chores:
     def __init__(self, name: str, world: World) -> None:
         self._name, self._world = name, world
         self._resumed = False
+        self._reunited = False
         self._pauses = world.pauses()
 
     @property
@@ -86,6 +87,8 @@ class Chores:
             pairing_blocked=unpaired,
             held=await self._held(),
         )
+        if isinstance(chore, Pair | AssignIpv6) and not self._reunited:
+            return await self._reunite()
         if world.dual and not eni.halves:
             world.fleet.set_trouble(ipv6_of(self._name), "")
         match chore:
@@ -127,6 +130,18 @@ class Chores:
         finally:
             world.fleet.in_flight.pop(self._name, None)
             world.decide()
+
+    async def _reunite(self) -> bool:
+        """Before anything is paired: what pods have as pairs, and the journal does not know as such, stays together."""
+        world, eni, partners = self._world, self._eni, self._world.fleet.partners
+        if partners is None:  # ipam has not said yet, and wakes us when it has
+            return False
+        self._reunited = True
+        known = ((slot.item, partners.get(slot.item)) for slot in eni.halves)
+        pairs = tuple((item, six) for item, six in known if six is not None and six in eni.spare6)
+        if pairs:
+            await world.record([Paired(self._name, pairs)])
+        return True
 
     async def _held(self) -> frozenset[Ip]:
         """Items that have lost their IPv6 address while a pod has it: that pod's loss is shown, not papered over."""

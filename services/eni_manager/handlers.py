@@ -62,6 +62,9 @@ class InventoryHandlers:
     async def demand(self, request: Demand) -> Demanded:
         """The last word counts."""
         fleet = self._fleet
+        if fleet.partners is None:
+            self._tidy()
+        fleet.partners = request.pairs
         if (fleet.total, fleet.waiting) != (request.total, request.waiting):
             log.info("demand", total=request.total, waiting=request.waiting)
             fleet.total, fleet.waiting = max(0, request.total), max(0, request.waiting)

@@ -122,7 +122,9 @@ class Demand:
         if news == self.told:
             return
         _, total, waiting = news
-        await self._enis.demand(total, waiting)
+        leases = self._ledger.leases()
+        pairs = {lease.ipv4: lease.ipv6 for lease in leases if lease.ipv4 is not None and lease.ipv6 is not None}
+        await self._enis.demand(total, waiting, pairs)
         self.told = news
         log.debug("demanded", total=total, waiting=waiting)
 

@@ -90,6 +90,8 @@ class Demand(msgspec.Struct, frozen=True):
 
     total: int
     waiting: int = 0
+    pairs: dict[Ip, Ip] = {}
+    """Of leases, IPv4 -> IPv6 address: which belong together, should eni_manager have lost its journal."""
 
 
 class Demanded(msgspec.Struct, frozen=True):

@@ -12,6 +12,7 @@ from compose.lab.cloud.core.model import VSwitch
 from services.eni_manager.core.capacity import dual_lacks
 from services.eni_manager.core.model import InstanceType
 from shared.backoff import Backoff
+from shared.contracts.eni import DEMAND, Demand
 
 from .conftest import Site, usable
 
@@ -88,6 +89,31 @@ async def test_a_restart_keeps_the_pairs(cloud, start):
     async with start(ip_stack="dual") as eni:
         await eni.demand(7)
         assert pairs(await eni.until_usable(7)) == before
+
+
+async def test_pairs_that_pods_have_outlive_the_journal(cloud, start, tmp_path):
+    async with start(ip_stack="dual") as eni:
+        await eni.demand(6)
+        seen = await eni.until_usable(6)
+        there = cloud.enis()[0]
+        # Two that go and two that come, in an order in which the cloud's lists are no pairs any more.
+        gone = list(pairs(seen))[1:3]
+        await eni.demand(4)
+        await eni.give_back(*gone)
+        await eni.until(lambda seen: sum(len(one.addresses) for one in seen.enis) == 4)
+        await eni.demand(6)
+        before = pairs(await eni.until_usable(6))
+        there.ipv6 = [*reversed(there.ipv6)]
+    for file in (tmp_path / "state").glob("eni_manager.sqlite*"):
+        file.unlink()
+    leased = dict(list(before.items())[2:])
+    async with start(ip_stack="dual") as eni:
+        await eni.until(lambda seen: seen.synced)
+        assert usable(await eni.inventory()) == [], "nothing is paired before ipam has said what pods have"
+        await eni.client.call(DEMAND, Demand(6, 0, leased))
+        after = pairs(await eni.until_usable(6))
+        agree(cloud, await eni.inventory())
+        assert {four: after[four] for four in leased} == leased
 
 
 async def test_addresses_of_a_time_before_become_pairs(cloud, start):

@@ -154,8 +154,8 @@ class Wire:
         self.absent = ""
         return inventory
 
-    async def demand(self, total: int, waiting: int) -> None:
-        await self._ask(lambda rpc: rpc.demand(Demand(total, waiting)))
+    async def demand(self, total: int, waiting: int, pairs: dict[Ip, Ip]) -> None:
+        await self._ask(lambda rpc: rpc.demand(Demand(total, waiting, pairs)))
 
     async def give_back(self, items: list[Ip]) -> GivenBack:
         return await self._ask(lambda rpc: rpc.give_back(GiveBack(items)))

@@ -112,6 +112,15 @@ class Pairs(PoolAndEnis):
 
 @pytest.mark.timeout(max(300, STEPS // 20))
 def test_nothing_doubles_or_leaks_in_either_family() -> None:
-    live(Pairs, DUAL_STEPS)
-    assert DONE.keys() == {*MUST_BE_DONE, "IPv6 address taken outside", "IPv6 address assigned outside"}
-    assert BEFELL.keys() >= MUST_BEFALL
+    must = {*MUST_BE_DONE, "IPv6 address taken outside", "IPv6 address assigned outside"}
+    done: set[str] = set()
+    befell: set[str] = set()
+    steps = DUAL_STEPS
+    for _ in range(8):  # a few lives more, where chance has left something out
+        live(Pairs, steps)
+        done |= DONE.keys()
+        befell |= BEFELL.keys()
+        if done == must and befell >= MUST_BEFALL:
+            return
+        steps = 300
+    raise AssertionError(f"never done: {sorted(must - done)}; never befell: {sorted(MUST_BEFALL - befell)}")

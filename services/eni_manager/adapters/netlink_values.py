@@ -168,8 +168,7 @@ _TO_TABLE: Final = 1
 def _rule(rule: Rule) -> bytes:
     table = number(_FRA_PRIORITY, rule.priority) + number(_FRA_TABLE, rule.table)
     if rule.mark:
-        family = AF_INET6 if rule.v6 else AF_INET
-        head = _RULE.pack(family, 0, 0, 0, min(rule.table, 252), 0, 0, _TO_TABLE, 0)
+        head = _RULE.pack(AF_INET6 if rule.v6 else AF_INET, 0, 0, 0, min(rule.table, 252), 0, 0, _TO_TABLE, 0)
         return head + number(_FRA_FWMARK, rule.mark) + number(_FRA_FWMASK, rule.mark) + table
     family, raw, prefix = _cidr_bytes(rule.source or rule.to or Cidr(""))
     where = (0, prefix, _FRA_SRC) if rule.source else (prefix, 0, _FRA_DST)

@@ -6,7 +6,7 @@ from services.eni_manager.core.machine import LEAVING, State
 from services.eni_manager.core.model import Eni, Fact, Limits, SlotState, apply
 from services.eni_manager.core.placement import Blocks, Plan, ipv6_of
 from shared.contracts.eni import EniAddress, EniView, Inventory, PodRange
-from shared.model import Mode
+from shared.model import Ip, Mode
 
 
 class Fleet:
@@ -20,6 +20,8 @@ class Fleet:
         self.limits = Limits(0, 0)
         self.dual = False
         """Pool items are pairs of an IPv4 and an IPv6 address."""
+        self.partners: dict[Ip, Ip] | None = None
+        """Pairs that pods have, as ipam says; None: it has not said anything yet."""
         self.total = 0
         self.waiting = 0
         self.targets: dict[str, int] = {}

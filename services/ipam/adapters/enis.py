@@ -31,9 +31,9 @@ class Enis:
         self.absent = ""
         return inventory
 
-    async def demand(self, total: int, waiting: int) -> None:
-        """Say how many items the node should hold."""
-        await self._client.call(eni.DEMAND, eni.Demand(total, waiting))
+    async def demand(self, total: int, waiting: int, pairs: dict[Ip, Ip]) -> None:
+        """Say how many items the node should hold, and which addresses of leases are pairs."""
+        await self._client.call(eni.DEMAND, eni.Demand(total, waiting, pairs))
 
     async def give_back(self, items: list[Ip]) -> eni.GivenBack:
         """Hand items over for good; they must be marked durably before."""
