@@ -11,7 +11,7 @@ then on each flush is one transaction of what changed. Several flushes that come
 import asyncio
 import random
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 
 import msgspec
@@ -67,6 +67,7 @@ class Enforcer:
         self._refresh_s = refresh_s
         self._observe = applied
         self._count_repair = repaired
+        self._interfaces: dict[str, frozenset[str]] = {}
         self._told = 0
         self._applied = 0
         self._started = False
@@ -98,6 +99,14 @@ class Enforcer:
         """A sandbox goes."""
         self._renderer.detach(link)
         self._changed()
+
+    def interfaces(self, addresses: Mapping[str, Iterable[str]]) -> None:
+        """The node's own interfaces, as they are now."""
+        told = {link: frozenset(held) for link, held in addresses.items()}
+        if told != self._interfaces:
+            self._interfaces = told
+            self._renderer.interfaces(told)
+            self._changed()
 
     def begin(self) -> None:
         """Everything is known that was there at the start: from now on the kernel is made as wanted."""

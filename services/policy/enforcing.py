@@ -11,6 +11,7 @@ import msgspec
 from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
+from services.policy.adapters.interfaces import interfaces
 from services.policy.adapters.kernel import Kernel
 from services.policy.adapters.nft_monitor import Monitor
 from services.policy.config import PolicyConfig
@@ -34,6 +35,8 @@ log = get("policy.enforcing")
 
 LEASES_PERIOD_S = 30.0
 LEASES_RETRY_S = 0.5
+INTERFACES_PERIOD_S = 5.0
+"""Until a host endpoint is found by an address that an interface has just been given."""
 _APPLY = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 _GATE = (0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 
@@ -44,6 +47,8 @@ class Enforcing:
     def __init__(self, config: PolicyConfig, registry: CollectorRegistry) -> None:
         self._config = config
         self._opened = AsyncExitStack()
+        self._looked = asyncio.Event()
+        """The node's interfaces are known."""
         self._applied = Histogram(
             "terway_policy_apply_seconds", "Seconds per transaction", registry=registry, buckets=_APPLY
         )
@@ -104,8 +109,10 @@ class Enforcing:
         health.watch("kernel", lambda: self.enforcer.trouble)
         leases = health.reporter("leases", 4 * LEASES_PERIOD_S)
         kernel = health.reporter("enforce", 120.0)
+        links = health.reporter("interfaces", 60.0)
         return [
             tasks.create_task(self.enforcer.run(kernel), name="policy-enforce"),
+            tasks.create_task(self._follow_interfaces(links), name="policy-interfaces"),
             tasks.create_task(self._follow_leases(live, gate, ipam_socket, leases), name="policy-leases"),
         ]
 
@@ -124,11 +131,22 @@ class Enforcing:
                 gate.adopt(held)
                 if not self.enforcer.begun.is_set():
                     await _alive_until(live.synced, reporter)
+                    await self._looked.wait()
                     live.flush()
                     self.enforcer.begin()
                     await self.enforcer.in_force()
                     gate.in_force()
                 await asyncio.sleep(LEASES_PERIOD_S)
+
+    async def _follow_interfaces(self, reporter: Reporter) -> None:
+        """Host endpoints are interfaces; pods' links are not."""
+        prefixes = self._config.interface_prefixes
+        while True:
+            reporter.alive()
+            found = await asyncio.to_thread(interfaces)
+            self.enforcer.interfaces({link: held for link, held in found.items() if not link.startswith(prefixes)})
+            self._looked.set()
+            await asyncio.sleep(INTERFACES_PERIOD_S)
 
     def routes(self, gate: Gate) -> Sequence[web.RouteDef]:
         """`GET /policy/status?pod=NAMESPACE/NAME`: what is in force for a pod of this node."""

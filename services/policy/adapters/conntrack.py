@@ -37,7 +37,7 @@ def forget(connections: NfSocket, addresses: Iterable[str]) -> int:
 def _forget(connections: NfSocket, address: bytes, direction: int) -> int:
     version = 4 if len(address) == 4 else 6
     kind = _SOURCE[version]
-    # Kernels before 5.8 know no filter and show everything. That for IPv6 shows all but what is asked for (seen on 6.18).
+    # Kernels before 5.8 know no filter and show all. The one for IPv6 shows all but what is asked for (seen on 6.18).
     flags = number(1, _BY_SOURCE * (direction == _ORIGINAL)) + number(2, _BY_SOURCE * (direction == _REPLY))
     wanted = b""
     if version == 4:
