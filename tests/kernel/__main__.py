@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> int:
     command = [sys.executable, "-X", "frozen_modules=on", "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     for plugin in PLUGINS:
         command += ["-p", plugin]
-    command += [f"--junitxml={junit}", "--timeout", "300", "--durations", "8", *arguments, *files]
+    command += [f"--junitxml={junit}", "--timeout", "120", "--durations", "8", *arguments, *files]
     guest = Guest(cache=CACHE, kept=(RESULTS,), timeout_s=TIMEOUT_S)
     environment = dict(os.environ) | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "TERWAY_GUEST": "1"}
     try:

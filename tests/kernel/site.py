@@ -255,5 +255,10 @@ def service(node: Space, backend: str, vip: str = VIP) -> None:
             }}
         }}
     """
-    with node.inside():
+    nft(node, rules)
+
+
+def nft(space: Space, rules: str) -> None:
+    """A transaction."""
+    with space.inside():
         subprocess.run(["nft", "-f", "-"], input=rules, text=True, check=True)

@@ -27,6 +27,7 @@ from tests.kernel.site import (
     Site,
     asked,
     echo,
+    nft,
     running,
     running_on_node2,
     service,
@@ -68,6 +69,16 @@ async def dataplane(world: Site, memory: Memory) -> AsyncIterator[Dataplane]:
         yield made
 
 
+DEAF = """table inet deaf {
+    chain forward { type filter hook forward priority 0; policy drop;
+    }
+    chain input { type filter hook input priority 0; policy drop; iifname "lo" accept
+    }
+}
+"""
+"""A router that passes nothing on. Its cables stay up: a slave is down when its ENI has no carrier."""
+
+
 def lines(text: str) -> set[str]:
     return {" ".join(line.split()) for line in text.splitlines() if line.strip()}
 
@@ -80,10 +91,10 @@ def run(space: Space, command: str) -> None:
 async def repaired(dataplane: Dataplane, box: Sandbox) -> None:
     """Asked for a repair, in the end nothing is amiss."""
     dataplane.repair()
-    async with asyncio.timeout(30):
-        while problems := await problems_of(dataplane, box):  # noqa: ASYNC110 the kernel offers no event for it
-            await asyncio.sleep(0.05)
-    assert problems == []
+    ends = asyncio.get_running_loop().time() + 20
+    while problems := await problems_of(dataplane, box):  # the kernel offers no event for it
+        assert asyncio.get_running_loop().time() < ends, problems
+        await asyncio.sleep(0.05)
 
 
 async def in_the_end(act: Callable[[], Awaitable[None]]) -> None:
@@ -157,7 +168,7 @@ async def test_who_reaches_whom(world: Site, dataplane: Dataplane) -> None:
                     assert asked(node, target.ipv6) == six, f"{six} to {target.ipv6}"
             assert asked(world.vpc, one.ipv4) and asked(world.vpc, one.ipv6)
             # What slaves of one ENI say to each other and to their node never leaves it.
-            world.vpc.ip("link", "set", "eni0", "down")
+            nft(world.vpc, DEAF)
             assert asked(one, two.ipv4) == one.ipv4
             assert asked(one, NODE_IP) == one.ipv4
             assert asked(world.node, one.ipv4) == NODE_IP
