@@ -96,7 +96,7 @@ def test_names_of_any_text_are_short_and_not_each_others() -> None:
     texts = ["a" * 300, "a" * 299, "a b", "a.b", 'a"b', "a__b", "a{b}", "", "a\n", "ä", "a;b"]
     made = [names.named("x", text) for text in texts]
     assert len(set(made)) == len(texts)
-    assert all(len(name) <= 125 and not set(name) & set(' "{};\n,ä') for name in made)
+    assert all(len(name) <= 105 and not set(name) & set(' "{};\n,ä') for name in made)
 
 
 @pytest.mark.parametrize("name", ["", "*", "eth*", "a b", "x" * 16, 'e"', "..", "ä"])
@@ -114,6 +114,8 @@ def test_what_no_interface_is_called(name: str) -> None:
         ({"log_prefix": 'a"b'}, "log_prefix"),
         ({"log_prefix": "x" * 101}, "log_prefix"),
         ({"workload_prefixes": ("cali*",)}, "workload_prefixes"),
+        ({"flow_log_group": 65_536}, "flow_log_group"),
+        ({"flow_log_rate": 0}, "flow_log_rate"),
         ({"mark_accept": 3, "mark_pass": 2}, "mark_pass"),
     ],
 )

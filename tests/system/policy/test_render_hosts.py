@@ -1,8 +1,12 @@
 """Host endpoints, the host itself, and what no policy speaks of: Felix's cases restated (felix.md §4.2-4.5)."""
 
 import re
+import select
+import socket
+import struct
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 import msgspec
 import pytest
@@ -314,6 +318,44 @@ def test_what_is_denied_is_counted_by_policy_and_endpoint(two: Site) -> None:
 
 def _counted(nft: Callable[..., str], name: str) -> set[str]:
     return set(re.findall(r'"cali\d" counter packets \d+', nft("list", "set", "inet", "terway", name)))
+
+
+def test_samples_of_flows_say_who_decided(two: Site) -> None:
+    case = Case(two, Settings(flow_log_group=7, flow_log_rate=1))
+    case.policy("p", [tcp("deny", 81), tcp("allow", 80), tcp("log", 82)], []).pods(0, tiers=tier("p", out=()))
+    case.pods(1, profile_ids=()).load()
+    with nflog(two.node, 7) as heard:
+        # One a second and rule: that a sample is left out changes no verdict.
+        for _ in range(3):
+            case.expect({(FAR, POD, "tcp", 80): True, (FAR, POD, "tcp", 81): False, (FAR, POD, "tcp", 82): False})
+            case.expect({(FAR, OTHER, "tcp", 80): False})
+        wanted = {"A|pi-default/p|1", "D|pi-default/p|0", "D|tw-n/0|default", "D|tw-n/1|-"}
+        until = time.monotonic() + 30
+        while not wanted <= (seen := heard()):
+            assert time.monotonic() < until, seen
+        assert seen == wanted
+
+
+@contextmanager
+def nflog(place: Place, group: int) -> Iterator[Callable[[], set[str]]]:
+    """What the kernel logs to a group in that namespace: the prefixes of all that has come so far."""
+    with place.space.inside():
+        made = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12)  # NETLINK_NETFILTER
+    said: set[str] = set()
+
+    def heard() -> set[str]:
+        if select.select([made], [], [], 0.2)[0]:
+            for prefix in re.findall(rb"\x0a\x00([AD]\|[^\0]+)\0", made.recv(1 << 16)):  # NFULA_PREFIX
+                said.add(prefix.decode())
+        return said
+
+    with made:
+        for attribute in (struct.pack("HHB3x", 5, 1, 1), struct.pack("HH", 10, 2) + struct.pack("!IBx2x", 96, 2)):
+            body = struct.pack("!BBH", 0, 0, group) + attribute
+            made.send(struct.pack("IHHII", 16 + len(body), 4 << 8 | 1, 5, 1, 0) + body)
+            code = struct.unpack_from("i", made.recv(1 << 16), 16)[0]
+            assert code == 0, f"nflog refuses: {-code}"
+        yield heard
 
 
 def test_inside_a_pod_the_hosts_word_and_what_the_host_judges(two: Site) -> None:

@@ -24,7 +24,7 @@ from tests.policy.nft.test_render import same
 from tests.system.policy.render_listing import read
 from tests.system.policy.render_world import GATEWAY, Packet, Place, Site, site
 
-EXAMPLES = int(os.environ.get("TERWAY_POLICY_RULES", "60"))
+EXAMPLES = int(os.environ.get("TERWAY_POLICY_RULES", "40"))
 pytestmark = [pytest.mark.system, pytest.mark.timeout(120 + EXAMPLES)]
 
 T = TypeVar("T")

@@ -17,6 +17,7 @@ import msgspec
 
 from services.policy.core import messages as m
 from services.policy.core.nft import names
+from services.policy.core.nft.flows import sample
 from services.policy.core.nft.model import Chain
 from services.policy.core.nft.names import Direction
 from services.policy.core.nft.policies import clear_mark, has_mark
@@ -65,7 +66,7 @@ def workload_ladders(
             direction=direction,
             tiers=endpoint.tiers,
             opening=invalid(settings),
-            closing=profiles(endpoint.profile_ids, direction),
+            closing=profiles(chain, endpoint.profile_ids, direction, settings),
         )
 
 
@@ -74,10 +75,10 @@ def invalid(settings: Settings) -> tuple[str, ...]:
     return (INVALID,) if settings.drop_invalid else ()
 
 
-def profiles(listed: Iterable[str], direction: Direction) -> tuple[str, ...]:
+def profiles(chain: str, listed: Iterable[str], direction: Direction, settings: Settings) -> tuple[str, ...]:
     """Profile after profile, and the drop when none accepts."""
     jumps = (f"jump {names.profile(name, direction)}" for name in listed)
-    return (*jumps, 'counter drop comment "no profile accepts it"')
+    return (*jumps, *sample(settings, "D", chain, "-"), 'counter drop comment "no profile accepts it"')
 
 
 def chains(ladder: Ladder, passes: Passes, settings: Settings) -> Iterator[Chain]:
@@ -97,7 +98,9 @@ def chains(ladder: Ladder, passes: Passes, settings: Settings) -> Iterator[Chain
         rules += _ask(asked, ladder.direction, following, passes, settings)
         drops = tier.default_action != "Pass"
         if drops:
-            rules.append(f'counter drop comment "{_quoted(tier.name)}: no rule of the tier matches"')
+            said = _quoted(tier.name)
+            rules += sample(settings, "D", ladder.chain, said)
+            rules.append(f'counter drop comment "{said}: no rule of the tier matches"')
         if following:
             if not drops:
                 rules.append(f"goto {following}")

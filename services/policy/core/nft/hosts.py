@@ -88,7 +88,7 @@ def ladder(stage: Stage, endpoint_id: str, endpoint: m.HostEndpoint, settings: S
                 direction=direction,
                 tiers=tiers,
                 opening=opening,
-                closing=profiles(endpoint.profile_ids, direction),
+                closing=profiles(chain, endpoint.profile_ids, direction, settings),
             )
         case _:
             tiers, opening = endpoint.forward_tiers, invalid(settings)

@@ -15,8 +15,8 @@ Direction = Literal["ingress", "egress"]
 
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9/_.-]*", re.ASCII)
 _LINK = re.compile(r"[A-Za-z0-9_.:@=+-]{1,15}", re.ASCII)
-_LONGEST = 120
-"""The kernel would take 255 bytes; a comment 128, and what is called so may be quoted in one."""
+_LONGEST = 100
+"""The kernel would take 255 bytes; what it logs begins with 127, and a chain's name is quoted there."""
 
 
 def named(prefix: str, text: str) -> str:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from services.policy.core import messages as m
 from services.policy.core.nft import names
+from services.policy.core.nft.flows import sample
 from services.policy.core.nft.match import SetName, alternatives, referred
 from services.policy.core.nft.model import Chain, Set
 from services.policy.core.nft.names import Direction
@@ -83,7 +84,7 @@ def _objects(
     settings: Settings,
     set_name: SetName,
 ) -> Iterator[Chain | Set]:
-    lines = tuple(_lines(rules, verdicts, settings, set_name))
+    lines = tuple(_lines(chain, rules, verdicts, settings, set_name))
     yield Chain(chain, lines)
     counts = denied(chain)
     if any(f"goto {counts}" in line for line in lines):
@@ -93,19 +94,24 @@ def _objects(
         yield Chain(counts, (f"update @{counts} {{ {link} }}", "drop"))
 
 
-def _lines(rules: Iterable[m.Rule], verdicts: _Verdicts, settings: Settings, set_name: SetName) -> Iterator[str]:
+def _lines(
+    chain: str, rules: Iterable[m.Rule], verdicts: _Verdicts, settings: Settings, set_name: SetName
+) -> Iterator[str]:
     for number, rule in enumerate(rules):
+        sampled = ""
         match rule.action:
             case "allow":
-                action = verdicts.allow
+                action, sampled = verdicts.allow, "A"
             case "next-tier":
                 action = verdicts.passing
             case "log":
                 action = f'log prefix "{settings.log_prefix}: " level notice'
             case _:
-                action = verdicts.deny
+                action, sampled = verdicts.deny, "D"
         comment = f'comment "rule {number} {rule.rule_id}"' if rule.rule_id else f'comment "rule {number}"'
         for alternative in alternatives(rule, settings.families, set_name):
+            if sampled:
+                yield from sample(settings, sampled, chain, str(number), where=alternative)
             yield " ".join(part for part in (alternative, action, comment) if part)
 
 

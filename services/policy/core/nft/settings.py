@@ -46,6 +46,10 @@ class Settings(msgspec.Struct, frozen=True):
     are told: the link of one that ended is nobody's, though its pod lives on in another."""
     drop_invalid: bool = True
     """Packets that belong to no connection are dropped (`DisableConntrackInvalidCheck` the other way around)."""
+    flow_log_group: int | None = None
+    """Samples of what is allowed and denied go to this group of nflog; None: none. See `flows.py`."""
+    flow_log_rate: int = 100
+    """Most samples per rule and second."""
     service_nets: tuple[str, ...] = ()
     """In a pod's namespace only: destinations that its host translates and judges afterwards."""
     host_addresses: tuple[str, ...] = ()
@@ -59,6 +63,10 @@ class Settings(msgspec.Struct, frozen=True):
         for prefix in self.workload_prefixes:
             if not _LINK.fullmatch(prefix):
                 raise ValueError(f"workload_prefixes: {prefix!r} is no beginning of an interface's name")
+        if self.flow_log_group is not None and not 0 <= self.flow_log_group <= 65_535:
+            raise ValueError(f"flow_log_group {self.flow_log_group}: a group of nflog is 0 to 65535")
+        if self.flow_log_rate < 1:
+            raise ValueError(f"flow_log_rate {self.flow_log_rate}: at least 1 per second, or no group at all")
         if self.mark_accept & self.mark_pass:
             raise ValueError(f"mark_accept {self.mark_accept:#x} and mark_pass {self.mark_pass:#x} share a bit")
 
