@@ -12,6 +12,7 @@ import aiohttp
 import pytest
 from aiohttp.test_utils import TestServer
 from blockbuster import BlockBuster, blockbuster_ctx
+from msgspec.structs import replace
 
 from compose.lab.cloud import CLOUD, Account, Cloud, NullFabric, build_app
 from compose.lab.cloud.core.layout import Layout
@@ -44,7 +45,7 @@ from shared.contracts.eni import (
 from shared.duration import Duration
 from shared.eni_conf import EniConf
 from shared.errors import SuiteError, Unavailable
-from shared.model import Ip, Mac, Subnet
+from shared.model import Ip, Mac, Mode, Subnet
 from shared.rpc.client import Client
 from shared.secret import Secret
 
@@ -192,13 +193,16 @@ Start = Callable[..., Any]
 
 @pytest.fixture
 def start(cloud: CloudOfOne, tmp_path: Path) -> Start:
-    """`async with start(backoffs, conf changes…) as running`: eni_manager against the cloud; the journal stays."""
+    """`async with start(backoffs, mode, conf changes…) as running`: against the cloud; the journal stays."""
 
     @asynccontextmanager
-    async def started(backoffs: dict[str, Backoff] | None = None, **conf: Any) -> AsyncIterator[Running]:
+    async def started(
+        backoffs: dict[str, Backoff] | None = None, mode: Mode = Mode.SHARED_VETH, **conf: Any
+    ) -> AsyncIterator[Running]:
         node = NodeConfig(run_dir=tmp_path / "run", state_dir=tmp_path / "state")
         wiring = NoKernel()
         settings = settings_for(cloud.url, backoffs, http_port=(port := free_port()), **conf)
+        settings = settings._replace(own=replace(settings.own, mode=mode, allowed_modes=(mode,)))
         stop = asyncio.Event()
         service = asyncio.create_task(serve(node, settings, stop, wiring=wiring), name="eni_manager")
         async with Client(node.socket("eni_manager"), name="ipam") as client:
