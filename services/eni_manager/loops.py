@@ -27,7 +27,7 @@ from services.eni_manager.world import Cloud, World
 from shared import log as logs
 from shared.backoff import Backoff
 from shared.eni_conf import EniConf
-from shared.errors import SuiteError
+from shared.errors import Conflict, SuiteError
 from shared.health import Condition
 from shared.model import EniId, Mode
 
@@ -98,6 +98,7 @@ class Loops:
         mode = capacity.PodMode.EXCLUSIVE if exclusive else capacity.PodMode.SHARED
         shortcomings = enumerate(capacity.shortcomings(world.node.kind, mode))
         world.fleet.set_warnings("type", {str(number): text for number, text in shortcomings})
+        world.fleet.set_warnings("zone", {"vswitches": text} if (text := world.node.unnamed_zone(world.conf)) else {})
 
     def resume(self) -> None:
         """A keeper for each ENI that the journal knows."""
@@ -173,41 +174,47 @@ class Loops:
     async def _ordered_vswitches(self) -> tuple[VSwitch, ...]:
         world = self._world
         known = [await self._vswitch(vswitch) for vswitch in world.node.vswitches]
-        self._block_without_ipv6(known)
+        self._block_unfit(known)
         return order_vswitches(known, world.conf.vswitch_selection_policy, random.random)
 
-    async def _vswitch(self, vswitch: str) -> VSwitch:
+    async def _vswitch(self, vswitch: str, *, described: bool = False) -> VSwitch:
         """With its count of free addresses, from the cache or the cloud; without one where it is of no use or unknown.
 
+        `described`: for what else the cloud says of it. It is looked at again from then on.
         Node roles made before 2020 may lack the permission: then the configured order stays (terway.md §6.12).
         """
         by_chance = self._world.conf.vswitch_selection_policy == "random"
-        if not self._world.dual and (by_chance or len(self._world.node.vswitches) == 1):
+        uncounted = by_chance or len(self._world.node.vswitches) == 1
+        if uncounted and not self._world.dual and not described and vswitch not in self._vswitches:
             return VSwitch(vswitch)
         now = self._world.clock()
         until, known = self._vswitches.get(vswitch, (0.0, VSwitch(vswitch)))
         if until <= now:
             try:
-                known = await self._world.cloud.describe_vswitch(vswitch) or VSwitch(vswitch, 0)
+                known = await self._world.cloud.describe_vswitch(vswitch)
             except CloudError as error:
                 log.warning("vswitch_not_counted", vswitch=vswitch, because=error.message)
                 known = VSwitch(vswitch)
             self._vswitches[vswitch] = (now + VSWITCH_TTL_S, known)
         return known
 
-    def _block_without_ipv6(self, known: Sequence[VSwitch]) -> None:
-        """In dual stack nothing is asked of a vSwitch that has no IPv6; people are told, at once and as long as so."""
-        if not self._world.dual:
-            return
-        lacking = {
-            vswitch.id: f"vSwitch {vswitch.id} has no IPv6 range, which ip_stack dual needs: turn IPv6 on in it, or "
-            "configure another vSwitch or ip_stack ipv4"
-            for vswitch in known
-            if vswitch.ipv6 is False
-        }
-        for vswitch, why in lacking.items():
-            self._world.fleet.blocks.put(vswitch, until=self._world.clock() + VSWITCH_TTL_S, why=why)
-        self._world.fleet.set_warnings("vswitch", lacking)
+    async def _look_at_vswitches(self) -> None:
+        """Once at the start: a typing error is said at once, not when the pool first runs short.
+
+        The primary ENI's own vSwitch, which serves where none is configured, is there and in its zone.
+        """
+        world = self._world
+        if world.dual or world.conf.vswitches.get(world.node.zone):
+            self._block_unfit([await self._vswitch(vswitch, described=True) for vswitch in world.node.vswitches])
+
+    def _block_unfit(self, known: Sequence[VSwitch]) -> None:
+        """Nothing is asked of a vSwitch that cannot serve this node; people are told, at once and as long as so."""
+        world = self._world
+        unfit = {vswitch.id: vswitch.unfit(world.node.zone, dual=world.dual) for vswitch in known}
+        unfit = {vswitch: why for vswitch, why in unfit.items() if why}
+        for vswitch, why in unfit.items():
+            world.fleet.blocks.put(vswitch, until=world.clock() + VSWITCH_TTL_S, why=why)
+        world.fleet.set_warnings("vswitch", unfit)
 
     # ---- the comparison with the cloud
 
@@ -223,10 +230,16 @@ class Loops:
             await self._vouch()
             raise
         fleet.set_trouble("cloud", "")
+        contradictions = []
         for eni in strangers(fleet.enis, listing, world.owner, max_slots=fleet.limits.per_eni):
+            try:
+                await world.record([Wanted(eni)])
+            except Conflict as error:  # nothing is done with this one until people have looked; the others go on
+                contradictions.append(error.message)
+                continue
             world.notice(eni.name, eni.story[-1])
-            await world.record([Wanted(eni)])
             self._keep(eni.name)
+        fleet.set_trouble("journal", "; ".join(contradictions))
         seen = {eni.id: eni for eni in listing}
         for name, eni in before.items():
             if eni.id is not None and name in self.keepers:
@@ -240,13 +253,15 @@ class Loops:
         fleet.set_limits(limits(world.node.kind, most=most, foreign=foreign, exclusive=exclusive))
         await self._size()
         if not self._listed:
-            if world.dual:
-                self._block_without_ipv6([await self._vswitch(vswitch) for vswitch in world.node.vswitches])
+            await self._look_at_vswitches()
             await self._settle()
             fleet.set_synced(True)
             self._listed = True
             log.info("synced", enis=len(fleet.enis), capacity=fleet.limits.capacity, foreign=foreign)
-        self._in_sync.met()
+        if contradictions:
+            self._in_sync.missing(contradictions[0])
+        else:
+            self._in_sync.met()
         await self._return_what_no_pod_can_have()
         world.decide()
 

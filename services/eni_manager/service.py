@@ -249,7 +249,7 @@ class _Service:
             metadata = Metadata(session, base_url=own.metadata_url, observe=self._metrics.metadata)
             await self._refuse_mode_change()
             world = self._world = await self._learn(session, metadata)
-            if lacking := preflight.instance_lacks(self._fleet.mode, world.node.kind):
+            if lacking := world.node.lacks(self._fleet.mode):
                 self._refuse_instance("; ".join(lacking))
                 return
             async with AsyncExitStack() as opened, asyncio.TaskGroup() as tasks:
@@ -398,6 +398,8 @@ class _Service:
         Said as a warning for as long as it is so.
         """
         lacking = capacity.dual_lacks(kind, exclusive=self._fleet.mode is Mode.EXCLUSIVE_ENI)
+        if not lacking and not host.has_ipv6():
+            lacking = "its kernel has no IPv6"
         if lacking:
             log.warning("dual_stack_refused", because=lacking)
             self._fleet.set_warnings("ip_stack", {"dual": f"pods of this node get IPv4 addresses only: {lacking}"})

@@ -379,7 +379,7 @@ async def test_all_vswitches_exhausted_is_said_and_tested_again_later(start, clo
         seen = await eni.until(lambda seen: seen.blocked != "")
         assert "vsw-small has no free addresses" in seen.blocked
         assert 0 < seen.blocked_retry_after <= 600
-        assert cloud.enis() == []
+        assert sum(len(eni.ipv4) for eni in cloud.enis()) == 4, "what there was"
 
 
 @pytest.mark.parametrize("cloud", [Site(instance_type="ecs.g7.4xlarge")], indirect=True)
@@ -538,3 +538,46 @@ async def test_what_people_should_mend_is_said_when_it_is_sure(start, cloud):
         assert len(usable(seen)) == 1, "reported, and no more"
         made.security_groups = ["sg-lab"]
         await eni.until(lambda seen: seen.warnings == [])
+
+
+async def calls(session, eni):
+    async with session.get(f"{eni.http}/calls") as response:
+        return json.loads(await response.text())
+
+
+async def test_vswitches_that_cannot_serve_the_node_are_said_at_the_start(start, cloud, session):
+    listed = ["vsw-typo", "vsw-lab-b", "vsw-lab-a"]  # the second is of the other zone
+    async with start(vswitches={"cn-lab-a": listed}) as eni:
+        seen = await eni.until(lambda seen: len(seen.warnings) == 2)
+        assert "vsw-lab-b is in zone cn-lab-b, but eni_conf.vswitches lists it under cn-lab-a" in seen.warnings[0]
+        assert "vsw-typo does not exist in this region" in seen.warnings[1]
+        await eni.demand(20)
+        seen = await eni.until_usable(20)
+        assert {one.vswitch for one in seen.enis} == {"vsw-lab-a"}
+        assert {call["outcome"] for call in await calls(session, eni)} == {"ok"}, "nothing was tried in vain"
+
+
+async def test_the_only_vswitch_is_a_typing_error(start, cloud, session):
+    async with start(vswitches={"cn-lab-a": ["vsw-typo"]}) as eni:
+        await eni.demand(1, waiting=1)
+        seen = await eni.until(lambda seen: seen.blocked != "")
+        assert "vsw-typo does not exist" in seen.blocked
+        assert await calls(session, eni) == []
+
+
+async def test_a_zone_without_vswitches_of_its_own_takes_the_nodes_and_says_so(start, cloud):
+    async with start(vswitches={"cn-lab-b": ["vsw-lab-b"]}) as eni:
+        await eni.demand(1)
+        seen = await eni.until_usable(1)
+        assert [one.vswitch for one in seen.enis] == ["vsw-lab-a"]
+        assert any("names none of this node's zone cn-lab-a, only of cn-lab-b" in text for text in seen.warnings)
+
+
+async def test_without_any_security_group_nothing_is_asked_of_the_cloud(start, cloud):
+    [primary] = [eni for eni in cloud.account.enis.values() if eni.type == "Primary"]
+    primary.security_groups = []
+    async with start(security_group="", security_groups=[]) as eni:
+        await eni.demand(1, waiting=1)
+        seen = await eni.until(lambda seen: seen.blocked != "")
+        assert "set security_groups" in seen.blocked
+    assert cloud.enis() == []

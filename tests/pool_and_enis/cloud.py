@@ -365,7 +365,7 @@ class Handle:
     async def describe_instance_type(self, name: str) -> InstanceType:
         return KIND
 
-    async def describe_vswitch(self, vswitch: str) -> VSwitch | None:
+    async def describe_vswitch(self, vswitch: str) -> VSwitch:
         async with _Call(self, "DescribeVSwitches", changes=False):
             return VSwitch(vswitch, len(self._cloud.free[vswitch]))
 

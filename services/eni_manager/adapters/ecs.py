@@ -298,15 +298,16 @@ class Ecs:
                 )
         raise NotFound(f"the cloud knows no instance type {name}")
 
-    async def describe_vswitch(self, vswitch: str) -> VSwitch | None:
-        """How many addresses are free in a vSwitch, and whether it has IPv6; None: there is no such one."""
+    async def describe_vswitch(self, vswitch: str) -> VSwitch:
+        """Where a vSwitch is, how many addresses are free in it, whether it has IPv6, and whether it exists at all."""
         request = DescribeVSwitchesRequest()
         request.set_VSwitchId(vswitch)
         answer = await self._api.call(request, _VSwitches, NO_RETRY)
         for found in answer.v_switches.v_switch:
             if found.v_switch_id == vswitch:
-                return VSwitch(vswitch, found.available_ip_address_count, bool(found.ipv6_cidr_block))
-        return None
+                free, zone = found.available_ip_address_count, found.zone_id or None
+                return VSwitch(vswitch, free, bool(found.ipv6_cidr_block), zone)
+        return VSwitch(vswitch, 0, zone="")
 
     async def _done(self, request: RpcRequest, backoff: str) -> None:
         await self._api.call(request, _Done, self._backoffs[backoff])

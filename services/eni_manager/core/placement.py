@@ -66,14 +66,31 @@ class Blocks:
 
 
 class VSwitch(msgspec.Struct, frozen=True):
-    """A vSwitch of the node's zone; `free` None: the count is not known (no permission, no answer).
+    """A vSwitch as the cloud describes it; `free` None: the count is not known (no permission, no answer).
 
-    `ipv6`: it has an IPv6 range; None: not known.
+    `ipv6`: it has an IPv6 range; None: not known. `zone` None: not known; empty: there is no such vSwitch.
     """
 
     id: str
     free: int | None = None
     ipv6: bool | None = None
+    zone: str | None = None
+
+    def unfit(self, zone: str, *, dual: bool) -> str:
+        """Why a node of `zone` can have no ENI there, a sentence; empty: nothing speaks against it."""
+        if self.zone == "":
+            return f"vSwitch {self.id} does not exist in this region; take it out of eni_conf.vswitches.{zone}"
+        if self.zone is not None and self.zone != zone:
+            return (
+                f"vSwitch {self.id} is in zone {self.zone}, but eni_conf.vswitches lists it under {zone}, where this "
+                "node is; an ENI must be in its node's zone"
+            )
+        if dual and self.ipv6 is False:
+            return (
+                f"vSwitch {self.id} has no IPv6 range, which ip_stack dual needs: turn IPv6 on in it, or configure "
+                "another vSwitch or ip_stack ipv4"
+            )
+        return ""
 
 
 class Creation(msgspec.Struct, frozen=True):

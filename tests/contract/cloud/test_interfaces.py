@@ -229,5 +229,6 @@ async def test_the_calls_that_our_service_makes(site: Site) -> None:
         await ecs.delete_eni(EniId(made.id))
     assert caught.value.reaction is Reaction.GONE
     vswitch = await ecs.describe_vswitch("vsw-b")
-    assert vswitch is not None and vswitch.free == 4092
+    assert (vswitch.free, vswitch.zone) == (4092, "cn-lab-b")
+    assert (await ecs.describe_vswitch("vsw-never")).zone == "", "it does not exist"
     assert (await ecs.describe_instance_type("ecs.g6.2xlarge")).enis == 4
