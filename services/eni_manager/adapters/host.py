@@ -19,6 +19,15 @@ def default_source6() -> Ip | None:
     return _source(socket.AF_INET6, "3fff::1")
 
 
+def has_ipv6() -> bool:
+    """Is there IPv6 in this kernel, and not switched off at its start (`ipv6.disable=1`)?"""
+    try:
+        socket.socket(socket.AF_INET6, socket.SOCK_DGRAM).close()
+    except OSError:
+        return False
+    return True
+
+
 def _source(family: int, towards: str) -> Ip | None:
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as probe:

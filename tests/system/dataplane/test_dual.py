@@ -8,6 +8,7 @@ import time
 import pytest
 from msgspec.structs import replace
 
+from services.eni_manager.adapters import host
 from services.eni_manager.dataplane import Dataplane
 from shared.contracts.eni import Unplug
 from shared.model import Mac
@@ -38,6 +39,13 @@ def eni_table(world: World, link: str = "eth1") -> int:
 
 def way(space: Space, to: str, source: str) -> str:
     return space.ip("-6", "route", "get", to, "from", source)
+
+
+def test_the_nodes_own_address_is_the_one_that_its_default_route_gives(world: World) -> None:
+    assert host.has_ipv6()
+    assert host.default_source6() is None, "there is no default route"
+    world.node.ip("-6", "route", "add", "default", "via", "2001:db8::1")
+    assert host.default_source6() == NODE_IP6
 
 
 # ---- packets
