@@ -22,7 +22,6 @@ from compose.lab.layout import Layout
 from compose.lab.pods import PodInfo, Pods, parse_pod
 from compose.lab.record import Options, Record
 from compose.lab.serve import parse_ports
-from services.eni_manager.core.preflight import not_built
 from shared.errors import Conflict, DeadlineExceeded, SuiteError
 from shared.model import Mode
 
@@ -94,8 +93,6 @@ def _pool(context: click.Context, parameter: click.Parameter, value: str) -> tup
 
 
 def _mode(context: click.Context, parameter: click.Parameter, value: str) -> Mode:
-    if not_built(Mode(value)):
-        raise click.BadParameter(f"not built yet: {value}")
     return Mode(value)
 
 

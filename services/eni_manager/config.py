@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 import msgspec
 
 from services.eni_manager.adapters.imds import BASE_URL
-from services.eni_manager.core.preflight import OPEN_MODES, closed_gate, not_built
+from services.eni_manager.core.preflight import OPEN_MODES, closed_gate
 from shared.config import ConfigError, load
 from shared.eni_conf import EniConf, load_eni_conf
 from shared.model import Cidr, Mode
 
-DUAL_MODES = (Mode.SHARED_VETH, Mode.EXCLUSIVE_ENI, Mode.VPC_ROUTE)
+DUAL_MODES = (Mode.SHARED_VETH, Mode.SHARED_IPVLAN, Mode.EXCLUSIVE_ENI, Mode.VPC_ROUTE)
 """Modes whose pods may have an IPv6 address beside the IPv4 one."""
 
 BESIDE_THE_NODE = (Mode.EXCLUSIVE_ENI, Mode.SHARED_IPVLAN)
@@ -68,8 +68,6 @@ class EniManagerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         problems = []
         if closed := closed_gate(self.mode, self.allowed_modes):
             problems.append(f"mode: {closed}")
-        if missing := not_built(self.mode):
-            problems.append(f"mode: {missing}")
         if not 0 <= self.http_port <= 65535:
             problems.append(f"http_port: expected 0 to 65535, got {self.http_port}")
         if not 576 <= self.mtu <= 9000:

@@ -23,7 +23,7 @@ _LINK: Final = Struct("=BxHiII")
 """ifinfomsg: family, type, index, flags, change"""
 _TC: Final = Struct("=BxxxiIII")
 """tcmsg: family, index, handle, parent, info"""
-_NEWLINK, _NEWQDISC, _NEWTFILTER = 16, 36, 44
+_NEWLINK, _NEWQDISC, _NEWTFILTER, _NEWACTION = 16, 36, 44, 48
 _IFLA_IFNAME, _IFLA_LINK, _IFLA_LINKINFO, _INFO_KIND, _TCA_KIND = 3, 5, 18, 1, 1
 _LOOPBACK: Final = 1
 _ROOT, _CLSACT, _INGRESS = 0xFFFFFFFF, 0xFFFFFFF1, 0xFFFFFFF2
@@ -62,9 +62,10 @@ def _try(candidates: Kinds) -> Kinds:
         classifiers: tuple[str, ...] = ()
         if _refusal(kernel, _qdisc("clsact")) in (0, errno.EEXIST):
             classifiers = tuple(
-                kind for kind in candidates.classifiers if _refusal(kernel, _filter(kind)) != errno.ENOENT
+                kind for kind in candidates.every_classifier if _refusal(kernel, _filter(kind)) != errno.ENOENT
             )
-    return Kinds(links, qdiscs, classifiers)
+        actions = tuple(kind for kind in candidates.every_action if _refusal(kernel, _action(kind)) != errno.ENOENT)
+    return Kinds(links, qdiscs, classifiers, actions)
 
 
 def _refusal(kernel: RouteSocket, request: Request) -> int:
@@ -87,3 +88,8 @@ def _qdisc(kind: str) -> Request:
 def _filter(kind: str) -> Request:
     body = _TC.pack(AF_UNSPEC, _LOOPBACK, 0, _INGRESS, _ANY_PACKET) + text(_TCA_KIND, kind)
     return Request(_NEWTFILTER, CREATE | EXCL, body, f"a {kind} filter")
+
+
+def _action(kind: str) -> Request:
+    first = attribute(1, text(_TCA_KIND, kind))
+    return Request(_NEWACTION, CREATE | EXCL, bytes((AF_UNSPEC, 0, 0, 0)) + attribute(1, first), f"a {kind} action")

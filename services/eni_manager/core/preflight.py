@@ -15,23 +15,40 @@ from shared.model import Mode
 OPEN_MODES = (Mode.SHARED_VETH, Mode.VPC_ROUTE)
 """What needs nobody's permission; the others are off until an operator lists them."""
 
-NOT_BUILT = frozenset({Mode.SHARED_IPVLAN})
-"""Modes that no service here can run yet; whoever builds one takes it out."""
-
 
 class Kinds(msgspec.Struct, frozen=True):
-    """What a kernel knows, or what is wanted of it, by the kernel's names. `classifiers`: any one of them will do."""
+    """What a kernel knows, or what is wanted of it, by the kernel's names. `either`: any one of these will do."""
 
     links: tuple[str, ...] = ()
     qdiscs: tuple[str, ...] = ()
     classifiers: tuple[str, ...] = ()
+    actions: tuple[str, ...] = ()
+    either: tuple["Kinds", ...] = ()
+
+    @property
+    def every_classifier(self) -> tuple[str, ...]:
+        """Those that are needed, and those that might be."""
+        return (*self.classifiers, *(kind for way in self.either for kind in way.classifiers))
+
+    @property
+    def every_action(self) -> tuple[str, ...]:
+        """The same of actions."""
+        return (*self.actions, *(kind for way in self.either for kind in way.actions))
 
 
 NEEDS: Mapping[Mode, Kinds] = {
     Mode.SHARED_VETH: Kinds(links=("veth",), qdiscs=("tbf",)),
     Mode.VPC_ROUTE: Kinds(links=("veth",), qdiscs=("tbf",)),
-    Mode.EXCLUSIVE_ENI: Kinds(links=("veth", "ifb"), qdiscs=("tbf", "ingress"), classifiers=("u32",)),
-    Mode.SHARED_IPVLAN: Kinds(links=("ipvlan",), qdiscs=("tbf", "clsact"), classifiers=("bpf", "u32")),
+    Mode.EXCLUSIVE_ENI: Kinds(
+        links=("veth", "ifb"), qdiscs=("tbf", "ingress"), classifiers=("u32",), actions=("mirred",)
+    ),
+    Mode.SHARED_IPVLAN: Kinds(
+        links=("ipvlan", "ifb"),
+        qdiscs=("tbf", "clsact", "ingress"),
+        classifiers=("u32",),
+        actions=("mirred",),
+        either=(Kinds(classifiers=("bpf",)), Kinds(actions=("tunnel_key", "skbedit"))),
+    ),
 }
 
 
@@ -43,21 +60,19 @@ def closed_gate(mode: Mode, allowed: Collection[Mode]) -> str:
     return f"{mode} is not among allowed_modes ({listed}); an operator who wants it on this cluster lists it there"
 
 
-def not_built(mode: Mode) -> str:
-    """Why this version does not run the mode; empty: it does."""
-    if mode not in NOT_BUILT:
-        return ""
-    built = " or ".join(sorted(set(Mode) - NOT_BUILT))
-    return f"{mode} is not available in this version; set it to {built}, or leave it out"
-
-
 def kernel_lacks(mode: Mode, known: Kinds) -> list[str]:
     """What the kernel does not have of what the mode needs, one phrase each."""
-    needs = NEEDS[mode]
+    return _lacking(NEEDS[mode], known)
+
+
+def _lacking(needs: Kinds, known: Kinds) -> list[str]:
     lacking = [f"link kind {kind}" for kind in needs.links if kind not in known.links]
     lacking += [f"tc qdisc {kind}" for kind in needs.qdiscs if kind not in known.qdiscs]
-    if needs.classifiers and not set(needs.classifiers) & set(known.classifiers):
-        lacking.append(f"tc classifier {' or '.join(needs.classifiers)}")
+    lacking += [f"tc classifier {kind}" for kind in needs.classifiers if kind not in known.classifiers]
+    lacking += [f"tc action {kind}" for kind in needs.actions if kind not in known.actions]
+    ways = [_lacking(way, known) for way in needs.either]
+    if ways and all(ways):
+        lacking.append(", or else ".join(" and ".join(way) for way in ways))
     return lacking
 
 

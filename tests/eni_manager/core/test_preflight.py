@@ -1,5 +1,6 @@
 """What is missing is named, in every mode."""
 
+import msgspec
 import pytest
 
 from services.eni_manager.core.model import InstanceType
@@ -22,15 +23,32 @@ def test_ipvlan_and_exclusive_enis_are_off_unless_listed() -> None:
 @pytest.mark.parametrize("mode", Mode)
 def test_a_kernel_that_has_everything_lacks_nothing_and_an_empty_one_all(mode: Mode) -> None:
     needs = NEEDS[mode]
-    assert kernel_lacks(mode, needs) == []
-    assert len(kernel_lacks(mode, Kinds())) == len(needs.links) + len(needs.qdiscs) + bool(needs.classifiers)
+    known = Kinds(needs.links, needs.qdiscs, needs.every_classifier, needs.every_action)
+    assert kernel_lacks(mode, known) == []
+    each = len(needs.links) + len(needs.qdiscs) + len(needs.classifiers) + len(needs.actions)
+    assert len(kernel_lacks(mode, Kinds())) == each + bool(needs.either)
 
 
 def test_what_the_kernel_lacks_is_named() -> None:
-    known = Kinds(links=("veth",), qdiscs=("tbf", "clsact"), classifiers=("u32",))
+    qdiscs = ("tbf", "clsact", "ingress")
+    known = Kinds(links=("veth", "ifb"), qdiscs=qdiscs, classifiers=("u32", "bpf"), actions=("mirred",))
     assert kernel_lacks(Mode.SHARED_IPVLAN, known) == ["link kind ipvlan"]
-    known = Kinds(links=("ipvlan",), qdiscs=("tbf",))
-    assert kernel_lacks(Mode.SHARED_IPVLAN, known) == ["tc qdisc clsact", "tc classifier bpf or u32"]
+    known = Kinds(
+        links=("ipvlan", "ifb"), qdiscs=("tbf", "ingress"), classifiers=("u32",), actions=("mirred", "skbedit")
+    )
+    assert kernel_lacks(Mode.SHARED_IPVLAN, known) == [
+        "tc qdisc clsact",
+        "tc classifier bpf, or else tc action tunnel_key",
+    ]
+
+
+def test_where_bpf_classifiers_are_missing_three_actions_do_instead() -> None:
+    known = Kinds(links=("ipvlan", "ifb"), qdiscs=("tbf", "clsact", "ingress"), classifiers=("u32",))
+    assert len(kernel_lacks(Mode.SHARED_IPVLAN, known)) == 2
+    actions = ("mirred", "tunnel_key", "skbedit")
+    assert kernel_lacks(Mode.SHARED_IPVLAN, msgspec.structs.replace(known, actions=actions)) == []
+    both = msgspec.structs.replace(known, classifiers=("u32", "bpf"), actions=("mirred",))
+    assert kernel_lacks(Mode.SHARED_IPVLAN, both) == []
 
 
 @pytest.mark.parametrize("mode", Mode)
