@@ -5,6 +5,7 @@ import asyncio
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from services.eni_manager.adapters.journal import KEPT_INTENTS, Journal
 from services.eni_manager.core.machine import State
@@ -178,3 +179,15 @@ async def test_notes_are_kept(journal):
     await journal.note("x", b'{"a":1}')
     await journal.note("x", b'{"a":2}')
     assert await journal.noted("x") == b'{"a":2}'
+
+
+async def test_an_eni_that_contradicts_the_journal_is_refused_in_words(journal: Journal) -> None:
+    ours = replace(wanted("eni-cni-1").eni, id=EniId("eni-1"), mac=Mac("00:16:3e:00:00:01"))
+    await journal.record([Wanted(ours)], now=1.0)
+    for other in (
+        replace(ours, name="eni-2", id=EniId("eni-2")),
+        replace(ours, name="eni-2", mac=Mac("00:16:3e:00:00:02")),
+    ):
+        with pytest.raises(Conflict, match=r"of another cloud or instance.*move its database away"):
+            await journal.record([Wanted(other)], now=2.0)
+    assert list(await journal.load()) == ["eni-cni-1"]

@@ -19,13 +19,14 @@ PER_MINUTE = 500.0
 NEEDED = Counter(
     {
         "DescribeInstanceTypes": 1,
+        "DescribeVSwitches": 1,
         "DescribeNetworkInterfaces": 3,
         "CreateNetworkInterface": 1,
         "AttachNetworkInterface": 1,
     }
 )
-"""The fewest calls that give a new node its pods' addresses: what it can hold; what is attached to it, and what bears
-its tag; one ENI with all the addresses; and one look at it that finds it in use."""
+"""The fewest calls that give a new node its pods' addresses: what it can hold; that its vSwitch is there; what is
+attached to it, and what bears its tag; one ENI with all the addresses; and one look at it that finds it in use."""
 
 
 class Outcome(NamedTuple):

@@ -232,6 +232,16 @@ def _enis(c: sqlite3.Connection) -> list[Eni]:
 
 
 def _put(c: sqlite3.Connection, eni: Eni) -> None:
+    other = c.execute(
+        "SELECT name, id, mac FROM eni WHERE name != ? AND (id = ? OR mac = ?)", (eni.name, eni.id, eni.mac)
+    ).fetchone()
+    if other is not None:
+        same = f"the id {eni.id}" if other["id"] == eni.id else f"the MAC {eni.mac}"
+        raise Conflict(
+            f"{eni.name} ({eni.id}, {eni.mac}) has {same} of {other['name']} ({other['id']}, {other['mac']}) in the "
+            "journal, which is of another cloud or instance, or older than the ENI: stop eni_manager and move its "
+            "database away; ENIs that are attached are taken in again"
+        )
     c.execute(
         "INSERT INTO eni VALUES (:name, :id, :mac, :state, :body) "
         "ON CONFLICT (name) DO UPDATE SET id = :id, mac = :mac, state = :state, body = :body",
