@@ -54,6 +54,9 @@ log = logs.get(__name__)
 P = ParamSpec("P")
 T = TypeVar("T")
 
+PODS_AT_A_TIME: Final = 32
+"""So many sandboxes are looked into before others may use the kernel's thread again."""
+
 HOMECOMING_S: Final = 5.0
 """How long a plug waits for its ENI. The kernel ends a namespace, and sends its devices home, within a second."""
 
@@ -321,6 +324,11 @@ class Dataplane:
             log.warning("wiring_mended", what=sentence)
         for key, why in repaired.skipped.items():
             log.info("wiring_skipped", attachment=key, why=why)
+        for start in range(0, len(live), PODS_AT_A_TIME):
+            keys = {lease.key for lease in live[start : start + PODS_AT_A_TIME]} - self._leaving
+            some = [self._wired[key] for key in keys if key in self._wired]
+            for sentence in await self._call(self._plumbing.mend_inside, some):
+                log.warning("sandbox_mended", what=sentence)
         if self.node.mode is Mode.EXCLUSIVE_ENI:
             await self._fetch_strays()
         if self.node.mode in (Mode.EXCLUSIVE_ENI, Mode.SHARED_IPVLAN):

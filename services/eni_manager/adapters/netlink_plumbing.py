@@ -33,7 +33,18 @@ from services.eni_manager.core.wiring.exclusive import masquerade as exclusive_m
 from services.eni_manager.core.wiring.marks import alias_of, key_of
 from services.eni_manager.core.wiring.standing import SeenLink, Standing, belongs, is_retired, stand
 from services.eni_manager.core.wiring.symmetric import ruleset, symmetric, without_ruleset
-from services.eni_manager.core.wiring.values import EniLink, Item, Node, Priority, Route, Shaper, Side, Wiring
+from services.eni_manager.core.wiring.values import (
+    EniLink,
+    Item,
+    Node,
+    Priority,
+    Route,
+    Rule,
+    Shaper,
+    Side,
+    Wiring,
+    link_of,
+)
 from services.eni_manager.core.wiring.veth import host_cidr, uplink
 from services.eni_manager.core.wiring.vpc_route import Nat, masquerade
 from shared.contracts.ipam import Lease
@@ -281,6 +292,42 @@ class Plumbing:
         todo = [*changes(wanted, listing.side), *(Drop(rule) for rule in stale)]
         self._host.mend(todo, {name: link.index for name, link in concerned.items()})
         return Repaired(mended=[str(change) for change in todo], skipped=skipped)
+
+    def mend_inside(self, wired: Iterable[Lease]) -> list[str]:
+        """Give live sandboxes back what they have lost of their own side; what was mended, one sentence each.
+
+        Only what is missing comes back: what stands in a wanted place by somebody's hand (another MTU, a link that is
+        down, a further address) may be a chained plugin's or the pod's own doing, and CHECK reports it. A sandbox whose
+        namespace nobody holds here any more is about to end.
+        """
+        links = {link.name: link for link in self._host.links()}
+        within: dict[int, tuple[Lease, SeenLink]] = {}
+        for lease in wired:
+            host = links.get(lease.host_link)
+            if host is not None and host.peer_netns is not None and belongs(host, lease.key):
+                within[host.peer_netns] = (lease, host)
+        mended: list[str] = []
+        for netns_fd in netns.every_netns() if within else ():
+            number = self._host.netns_number(netns_fd)
+            if number is not None and (found := within.pop(number, None)) is not None:
+                with Stack(self._home_fd, netns_fd) as pod, suppress(NotFound):
+                    mended += self._mend_pod(pod, *found)
+        return mended
+
+    def _mend_pod(self, pod: Stack, lease: Lease, host: SeenLink) -> list[str]:
+        wanted = self._wiring(lease, host.mtu).pod
+        links = _links(pod, wanted)
+        ready = {name for name, link in links.items() if link.up}
+        todo = [
+            change
+            for change in self._changes(pod, wanted, links)
+            if isinstance(change, Put)
+            and change.found is None
+            and not isinstance(change.item, Rule)
+            and link_of(change.item) in ready
+        ]
+        pod.mend(todo, {name: link.index for name, link in links.items()})
+        return [f"{lease.pod}: {change}" for change in todo]
 
     def marked_links(self) -> dict[AttachmentKey, str]:
         """The host links of ours that serve a sandbox, by the key that is written on them."""

@@ -46,6 +46,36 @@ async def test_damage_in_the_pod_is_found(site: Site) -> None:
             assert "sandbox: " in await site.check("node1", sandbox), damage
 
 
+async def test_what_is_lost_in_the_pod_is_put_back(site: Site) -> None:
+    in_pod = MODES[site.mode].in_pod
+    lost = {what: command for what, command in in_pod.items() if " del " in command or "flush" in command}
+    assert "the default route" in lost and "the address" in lost
+    async with site.pod("damaged", "node1", **LIMITS) as sandbox:
+        for command in reversed(lost.values()):  # the address last: the routes go with it
+            inside(sandbox.entry, *command.split())
+        assert (await site.check("node1", sandbox)).count("is missing") >= len(lost)
+        await site.repair("node1")
+        await eventually(lambda: site.check("node1", sandbox), "")
+        assert await site.by("default/damaged", "outside:80/tcp") == "outside"
+
+
+async def test_what_somebody_does_in_the_pod_stays(site: Site) -> None:
+    """It may be a chained plugin's, or the pod's own: CHECK reports it, repair does not fight it."""
+    async with site.pod("damaged", "node1") as sandbox:
+        inside(sandbox.entry, "ip", "addr", "add", "192.168.200.1/32", "dev", "eth0")
+        inside(sandbox.entry, "ip", "link", "set", "eth0", "mtu", "1400")
+        inside(sandbox.entry, "ip", "route", "add", "192.0.2.0/24", "dev", "lo")
+        before = await site.check("node1", sandbox)
+        inside(sandbox.entry, "ip", "route", "del", "default")
+
+        async def differs() -> str:
+            return await site.check("node1", sandbox)
+
+        await site.repair("node1")
+        await eventually(differs, before)
+        assert "192.0.2.0/24" in inside(sandbox.entry, "ip", "route")
+
+
 async def test_a_pod_without_its_interface_is_found_and_ends_well(site: Site) -> None:
     async with site.pod("damaged", "node1") as sandbox:
         inside(sandbox.entry, "ip", "link", "del", "eth0")
