@@ -111,6 +111,7 @@ class Dataplane:
         self._store = store
         self._symmetric = symmetric
         self._nat = nat
+        self._passes_nothing_on = False
         self._wired: dict[AttachmentKey, Lease] = {}
         self._holders: dict[Ip, AttachmentKey] = {}
         self._leaving: set[AttachmentKey] = set()
@@ -331,8 +332,10 @@ class Dataplane:
                 log.warning("sandbox_mended", what=sentence)
         if self.node.mode is Mode.EXCLUSIVE_ENI:
             await self._fetch_strays()
-        if self.node.mode in (Mode.EXCLUSIVE_ENI, Mode.SHARED_IPVLAN):
-            await self._call(self._plumbing.ensure_node_passes_on)
+        beside = self.node.mode in (Mode.EXCLUSIVE_ENI, Mode.SHARED_IPVLAN)
+        if beside or not self._passes_nothing_on:
+            await self._call(self._plumbing.ensure_node_passes_on, wanted=beside)
+            self._passes_nothing_on = not beside  # what an earlier mode left is taken away once
         if self._nat is not None:
             await self._call(self._plumbing.ensure_masquerade, self._nat)
         for sentence in await self._call(self._plumbing.ensure_symmetric, wanted=self._wants_symmetric()):

@@ -30,6 +30,7 @@ from services.eni_manager.core.wiring import WITHOUT_ENI, wire
 from services.eni_manager.core.wiring.difference import Change, Drop, Put, changes, stale_rules
 from services.eni_manager.core.wiring.exclusive import IFB, host_peer
 from services.eni_manager.core.wiring.exclusive import masquerade as exclusive_masquerade
+from services.eni_manager.core.wiring.exclusive import without_masquerade as exclusive_nothing
 from services.eni_manager.core.wiring.marks import alias_of, key_of
 from services.eni_manager.core.wiring.standing import SeenLink, Standing, belongs, is_retired, stand
 from services.eni_manager.core.wiring.symmetric import ruleset, symmetric, without_ruleset
@@ -158,9 +159,9 @@ class Plumbing:
         """Have pods' packets to elsewhere bear the node's address, where pods have addresses of the node's range."""
         nft.apply(masquerade(nat))
 
-    def ensure_node_passes_on(self) -> None:
-        """Have what the node passes on bear its address, where pods have ENIs to themselves."""
-        nft.apply(exclusive_masquerade(self._node))
+    def ensure_node_passes_on(self, *, wanted: bool) -> None:
+        """Have what the node passes on bear its address, where pods have ENIs to themselves, or no more."""
+        nft.apply(exclusive_masquerade(self._node) if wanted else exclusive_nothing(self._node))
 
     # ---- one sandbox
 

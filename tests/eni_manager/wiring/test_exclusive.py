@@ -3,7 +3,7 @@
 from msgspec.structs import replace
 
 from services.eni_manager.core.wiring import wire
-from services.eni_manager.core.wiring.exclusive import host_peer, masquerade
+from services.eni_manager.core.wiring.exclusive import host_peer, masquerade, without_masquerade
 from services.eni_manager.core.wiring.values import Nic, Side, Wiring
 from shared.contracts.ipam import Bandwidth
 from shared.model import AttachmentKey, Cidr, Mode
@@ -102,3 +102,6 @@ def test_only_families_that_the_node_has_are_masqueraded() -> None:
     assert "table ip terway_masq" in both and "snat to 10.0.0.5\n" in both
     assert "table ip6 terway_masq" in both and "snat to 2001:db8::5\n" in both
     assert "ip6" not in masquerade(replace(NODE, ipv6=None))
+    assert without_masquerade(NODE).splitlines() == [
+        f"{verb}table {family} terway_masq" for family in ("ip", "ip6") for verb in ("", "delete ")
+    ]

@@ -27,6 +27,7 @@ from tests.system.dataplane.world import (
     unplug,
     until,
 )
+from tests.system.dataplane.world import running as shared
 
 pytestmark = pytest.mark.system
 
@@ -105,6 +106,13 @@ async def test_a_service_is_reached_by_the_node_and_sees_its_address(world: Excl
             answering.sendto(b"answer", sender)
             assert asking.recvfrom(64) == (b"answer", (VIP, port))
         world.node.nft("delete table ip kube")
+
+
+async def test_another_mode_takes_the_masquerading_away(world: Exclusive, memory: Memory) -> None:
+    async with running(memory):
+        await until(lambda: "terway_masq" in world.node.nft("list", "tables"))
+    async with shared(memory):
+        await until(lambda: "terway_masq" not in world.node.nft("list", "tables"))
 
 
 async def test_dual_stack(world: Exclusive, memory: Memory) -> None:

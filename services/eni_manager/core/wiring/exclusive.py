@@ -138,11 +138,20 @@ def masquerade(node: Node) -> str:
     What the node itself sends keeps its source. Not told apart by the link that it came in by: kernels before 5.7 do
     not know that any more when it goes out.
     """
-    return "".join(_masquerade(family, own) for family, own in (("ip", node.ipv4), ("ip6", node.ipv6)) if own)
+    return "".join(_masquerade(family, own) for family, own in _own(node))
+
+
+def without_masquerade(node: Node) -> str:
+    """The transaction after which there is none of it, whether there was any or not."""
+    return "".join(_nothing(family) for family, _ in _own(node))
+
+
+def _own(node: Node) -> list[tuple[str, Ip]]:
+    return [(family, own) for family, own in (("ip", node.ipv4), ("ip6", node.ipv6)) if own is not None]
 
 
 def _masquerade(family: str, own: Ip) -> str:
-    return f"""{without_masquerade(family)}
+    return f"""{_nothing(family)}
 table {family} {NFT_TABLE} {{
     chain postrouting {{
         type nat hook postrouting priority srcnat
@@ -154,6 +163,5 @@ table {family} {NFT_TABLE} {{
 """
 
 
-def without_masquerade(family: str = "ip") -> str:
-    """The transaction after which there is none of it, whether there was any or not."""
+def _nothing(family: str) -> str:
     return f"table {family} {NFT_TABLE}\ndelete table {family} {NFT_TABLE}\n"
