@@ -104,7 +104,7 @@ async def test_an_open_intent_is_found_again_with_its_token_and_parameters(journ
 async def test_facts_and_the_end_of_their_intent_are_one_write(journal):
     await journal.record([wanted("a", "10.0.0.1"), wanted("b", "10.0.0.5")], now=1.0)
     intent = await journal.begin("a", "create", {}, now=1.0)
-    with pytest.raises(Exception, match="UNIQUE"):
+    with pytest.raises(Conflict, match="has the id eni-b of b"):
         await journal.record([Made("a", EniId("eni-b"), Mac("x"), "v")], now=2.0, ends=intent)
     assert await journal.open_intent("a", "create") is not None
     assert (await journal.load())["a"].id == "eni-a"

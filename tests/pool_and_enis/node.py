@@ -223,7 +223,7 @@ class IpamLife:
                 reached=changed,
                 first=lambda: self._rebuild(ledger),
             )
-            shrinking = give_back.shrink(120.0, handing_over.poke, health.reporter("shrink", 600.0))
+            shrinking = give_back.shrink(20.0, handing_over.poke, health.reporter("shrink", 600.0))
             for work in (watching, shrinking, demanding.run(), handing_over.run()):
                 tasks.create_task(work)
             self.ledger = ledger
