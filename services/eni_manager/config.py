@@ -27,6 +27,8 @@ class EniManagerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How pods get their address."""
     allowed_modes: tuple[Mode, ...] = OPEN_MODES
     """The gate: modes that may run on this cluster. IPvlan and exclusive ENIs are not among them unless listed."""
+    ipvlan_fallback: bool = False
+    """Where a node's kernel lacks what shared-ipvlan needs: run shared-veth, with an event, instead of nothing."""
     mtu: int = 1500
     """Of pods' and ENIs' interfaces, where the CNI configuration states no other."""
     http_host: str = "127.0.0.1"

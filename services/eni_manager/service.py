@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import aiohttp
 from aiohttp import web
+from msgspec.structs import replace
 
 from services.eni_manager.adapters import credentials, host, kernel
 from services.eni_manager.adapters.device_plugin import DevicePlugin
@@ -94,10 +95,11 @@ class Wiring(Wires, Protocol):
 
 async def serve(node: NodeConfig, settings: Settings, stop: asyncio.Event, *, wiring: Wiring | None = None) -> None:
     """Serve until `stop` is set. Refused: another instance runs, the port is taken, the kernel lacks something."""
+    fallen_back = ""
     async with AsyncExitStack() as opened:
         opened.enter_context(InstanceLock(node.lock("eni_manager")))
         if wiring is None:
-            await require_kernel(settings.own.mode)
+            settings, fallen_back = await fitted(settings)
         journal = await opened.enter_async_context(await Journal.open(node.database("eni_manager")))
         health = Health()
         if wiring is None:
@@ -112,7 +114,27 @@ async def serve(node: NodeConfig, settings: Settings, stop: asyncio.Event, *, wi
             )
             wiring = Dataplane(own, journal, symmetric=settings.own.symmetric_routing, reporter=reporter)
         await opened.enter_async_context(wiring)
-        await _Service(node, settings, journal, wiring, health).run(stop)
+        service = _Service(node, settings, journal, wiring, health)
+        service.warn_of_fallback(fallen_back)
+        await service.run(stop)
+
+
+async def fitted(settings: Settings) -> tuple[Settings, str]:
+    """The settings with a mode that the kernel can carry, and why that is another one; empty: it is not.
+
+    Refused: it cannot carry the mode, and falling back is not configured or no way out.
+    """
+    own = settings.own
+    try:
+        await require_kernel(own.mode)
+    except Refused as lacking:
+        if own.mode is not Mode.SHARED_IPVLAN or not own.ipvlan_fallback:
+            raise
+        await require_kernel(Mode.SHARED_VETH)
+        because = f"{lacking.message}; mode {Mode.SHARED_VETH} runs instead, as ipvlan_fallback allows"
+        log.warning("mode_fallen_back", because=because)
+        return settings._replace(own=replace(own, mode=Mode.SHARED_VETH)), because
+    return settings, ""
 
 
 async def require_kernel(mode: Mode) -> None:
@@ -147,6 +169,10 @@ class _Service:
         self._loops: Loops | None = None
         self._decide: ReconcileLoop | None = None
         self._source = ""
+
+    def warn_of_fallback(self, because: str) -> None:
+        """ipam makes an event of every warning."""
+        self._fleet.set_warnings("mode", {"fallback": because} if because else {})
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop` is set."""

@@ -3,8 +3,10 @@
 import pytest
 
 from services.eni_manager.adapters.kernel import known
+from services.eni_manager.config import EniManagerConfig, Settings
 from services.eni_manager.core.preflight import NEEDS, Kinds, kernel_lacks
-from services.eni_manager.service import require_kernel
+from services.eni_manager.service import fitted, require_kernel
+from shared.eni_conf import EniConf
 from shared.errors import Refused
 from shared.model import Mode
 from tests.system.dataplane.world import World
@@ -67,3 +69,22 @@ async def test_a_mode_that_the_kernel_cannot_carry_is_refused_by_name() -> None:
             await require_kernel(Mode.SHARED_IPVLAN)
     else:
         await require_kernel(Mode.SHARED_IPVLAN)
+
+
+async def test_ipvlan_falls_back_to_veth_only_where_that_is_configured() -> None:
+    lacking = kernel_lacks(Mode.SHARED_IPVLAN, known(NEEDS[Mode.SHARED_IPVLAN]))
+
+    def settings(mode: Mode, *, fallback: bool) -> Settings:
+        return Settings(EniManagerConfig(mode=mode, allowed_modes=tuple(Mode), ipvlan_fallback=fallback), EniConf())
+
+    found, because = await fitted(settings(Mode.SHARED_VETH, fallback=True))
+    assert (found.own.mode, because) == (Mode.SHARED_VETH, "")
+    asked = settings(Mode.SHARED_IPVLAN, fallback=False)
+    if lacking:
+        with pytest.raises(Refused, match="shared-ipvlan cannot run"):
+            await fitted(asked)
+        found, because = await fitted(settings(Mode.SHARED_IPVLAN, fallback=True))
+        assert found.own.mode is Mode.SHARED_VETH
+        assert lacking[0] in because and "shared-veth runs instead" in because
+    else:
+        assert await fitted(asked) == (asked, "")
