@@ -19,6 +19,7 @@ from services.eni_manager.adapters.credentials import Credentials, FixedKeys
 from services.eni_manager.adapters.ecs import NO_RETRY, Ecs
 from services.eni_manager.adapters.openapi import CloudError, Endpoints, OpenApi
 from services.eni_manager.adapters.pacing import Buckets
+from services.eni_manager.adapters.vpc import Vpc
 from shared.backoff import Backoff
 from shared.secret import Secret
 from tests.contract.cloud import models
@@ -61,7 +62,7 @@ def official_request(action: str, parameters: dict[str, Any]) -> RpcRequest:
 
 
 class Ours:
-    """The transport of eni_manager, and its typed calls as `ecs`."""
+    """The transport of eni_manager, and its typed calls as `ecs` and `vpc`."""
 
     def __init__(self, session: aiohttp.ClientSession, port: int, keys: tuple[str, str, str]) -> None:
         key, secret, token = keys
@@ -75,6 +76,7 @@ class Ours:
         )
         names = ("default", "eni_create", "eni_ops", "eni_ip_ops", "eni_release")
         self.ecs = Ecs(self._api, backoffs=dict.fromkeys(names, Backoff(0.0, steps=1)))
+        self.vpc = Vpc(self._api, backoffs=dict.fromkeys(names, Backoff(0.0, steps=1)))
 
     async def call(self, action: str, **parameters: Any) -> Answer:
         request = official_request(action, parameters)

@@ -5,7 +5,13 @@ from typing import Any
 
 import pytest
 
-from tests.contract.cloud.clients import Answer, Refused
+from compose.lab.cloud.core.model import Quotas
+from services.eni_manager.adapters.openapi import CloudError
+from services.eni_manager.core.reactions import Reaction
+from services.eni_manager.core.route_table import Owner
+from shared.errors import NotFound
+from shared.model import Cidr
+from tests.contract.cloud.clients import Answer, Ours, Refused
 from tests.contract.cloud.conftest import Site
 
 TABLE = {"RouteTableId": "vtb-lab"}
@@ -107,6 +113,58 @@ async def test_a_table_that_is_full_is_busy_or_is_not_there(site: Site) -> None:
     with pytest.raises(Refused) as caught:
         await site.client.call("DeleteRouteEntry", **TABLE, DestinationCidrBlock="172.30.0.0/25", NextHopId="x")
     assert caught.value.code == "InvalidRouteEntry.NotFound"
+
+
+@pytest.mark.parametrize("site", ["ours"], indirect=True)
+async def test_the_calls_on_the_table_that_our_service_makes(site: Site) -> None:
+    """Its typed calls read what the official models read, and the same token makes one entry."""
+    assert isinstance(site.client, Ours)
+    vpc, own, table = site.client.vpc, Owner("c1", "node1"), TABLE["RouteTableId"]
+    assert await vpc.system_table("vpc-lab") == table
+    with pytest.raises(NotFound, match="vpc-none"):
+        await vpc.system_table("vpc-none")
+    six = Cidr("fd00:1::/64")
+    for cidr in (Cidr("172.20.1.0/25"), six):
+        for _ in range(2):
+            await vpc.create(
+                table, cidr, site.node.id, name="n" * 200, description=own.description, token=f"token of {cidr}"
+            )
+        await settled(site)
+    four, last = sorted(await vpc.entries(table), key=lambda entry: entry.destination)
+    assert (four.destination, four.hop, four.status, four.owner) == (
+        "172.20.1.0/25",
+        site.node.id,
+        "Available",
+        own,
+    ), "the cloud's own entries are none of ours"
+    assert last.destination == six
+    with pytest.raises(CloudError) as caught:
+        await vpc.create(table, four.destination, site.node.id, name="n", description="d", token="another")
+    assert caught.value.reaction is Reaction.LOOK
+    await vpc.delete(table, four)
+    with pytest.raises(CloudError) as caught:  # the table is busy
+        await vpc.delete(table, last)
+    assert caught.value.reaction is Reaction.AGAIN
+    await settled(site)
+    await vpc.delete(table, four)
+    await vpc.delete(table, last)
+    assert await settled(site) == []
+    site.account.quotas = Quotas(route_entries=0)
+    with pytest.raises(CloudError) as caught:
+        await vpc.create(table, six, site.node.id, name="n", description="d", token="third")
+    assert caught.value.reaction is Reaction.NO_QUOTA
+
+
+@pytest.mark.parametrize("site", ["ours"], indirect=True)
+async def test_a_long_table_is_read_whole(site: Site) -> None:
+    assert isinstance(site.client, Ours)
+    site.account.quotas = Quotas(route_entries=1000)
+    many = [f"10.{n >> 8}.{n & 255}.0/24" for n in range(700)]
+    for at in range(0, len(many), 50):
+        wanted = [{**TABLE, "DstCidrBlock": c, "NextHop": site.node.id} for c in many[at : at + 50]]
+        await site.client.call("CreateRouteEntries", RouteEntries=wanted)
+        site.account.advance(site.cloud.clock() + 1)
+    assert {entry.destination for entry in await site.client.vpc.entries("vtb-lab")} == set(many)
 
 
 async def test_a_dry_run_says_that_it_would_do_and_does_nothing(site: Site) -> None:
