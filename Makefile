@@ -38,6 +38,7 @@ bench: setup         ## ratios measured side by side; writes build/bench.json
 	$(PYTHON) -m tests.bench.cni_bench
 	$(PYTHON) -m tests.bench.policy_bench
 	$(PYTHON) -m tests.bench.bandwidth_bench
+	$(PYTHON) -m tests.bench.enforce_bench
 	$(PYTHON) -m tests.bench.modes_bench
 
 conformance: setup   ## every cyclonus step with at most nine pods, live on two nodes with real packets
