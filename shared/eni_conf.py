@@ -73,6 +73,8 @@ class EniConf(msgspec.Struct, frozen=True):
     eni_selection_policy: Literal["most_ips", "least_ips"] = "most_ips"
     """Which ENI receives the next address."""
     ip_stack: Literal["ipv4", "dual"] = "ipv4"
+    symmetric_routing: bool | None = None
+    """Answers leave by the interface that the question came in by (terway.md §5.8). None: `eni_manager` decides."""
     enable_eni_trunking: bool = False
     enable_erdma: bool = False
     custom_stateful_workload_kinds: list[str] = []

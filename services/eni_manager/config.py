@@ -52,7 +52,7 @@ class EniManagerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Demands that come within this time are met by one decision (terway.md §6.3)."""
     symmetric_routing: bool = True
     """Answers to what came in by the primary interface leave by it (terway.md §5.8, where it is off): NodePorts and
-    host ports of pods need it."""
+    host ports of pods need it. Terway's own key, `eni_conf.symmetric_routing`, counts before this one."""
     host_stack_cidrs: tuple[Cidr, ...] = (Cidr("169.254.20.10/32"),)
     """What pods reach by the node's own stack in the modes whose pods could bypass it (terway.md §2.3), beside the
     Services' ranges in `eni_conf.service_cidr`. As it is: NodeLocal DNS."""
@@ -109,6 +109,11 @@ class Settings(NamedTuple):
 
     own: EniManagerConfig
     eni: EniConf
+
+    @property
+    def symmetric_routing(self) -> bool:
+        """Terway's key, where it is given, else ours."""
+        return self.own.symmetric_routing if self.eni.symmetric_routing is None else self.eni.symmetric_routing
 
     @property
     def host_stack(self) -> tuple[Cidr, ...]:

@@ -112,7 +112,7 @@ async def serve(node: NodeConfig, settings: Settings, stop: asyncio.Event, *, wi
                 mode=settings.own.mode,
                 host_stack=settings.host_stack,
             )
-            wiring = Dataplane(own, journal, symmetric=settings.own.symmetric_routing, reporter=reporter)
+            wiring = Dataplane(own, journal, symmetric=settings.symmetric_routing, reporter=reporter)
         await opened.enter_async_context(wiring)
         service = _Service(node, settings, journal, wiring, health)
         service.warn_of_fallback(fallen_back)

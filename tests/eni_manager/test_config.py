@@ -33,6 +33,19 @@ def test_terways_variables_are_second_names(file):
     assert read(None, {"ALICLOUD_ENDPOINT_TYPE": "public"}).own.endpoint_type == "public"
 
 
+@pytest.mark.parametrize(
+    ("own", "eni", "wanted"), [(None, None, True), (False, None, False), (None, False, False), (False, True, True)]
+)
+def test_terways_key_of_symmetric_routing_counts_before_ours(file, own, eni, wanted):
+    given = [{} if value is None else {"symmetric_routing": value} for value in (own, eni)]
+    assert read(file(eni_manager=given[0], eni_conf=given[1]), {}).symmetric_routing is wanted
+
+
+def test_ranges_that_see_pods_own_addresses_are_networks(file):
+    with pytest.raises(ConfigError, match=r"no_masquerade: '10\.0\.0\.1/8' is no network"):
+        read(file(eni_manager={"no_masquerade": ["172.16.0.0/12", "10.0.0.1/8"]}), {})
+
+
 def test_every_problem_of_both_sections_at_once(file):
     path = file(
         eni_manager={"mode": "exclusive-eni", "mtu": 9, "http_prot": 1, "gather_s": "x"},
