@@ -19,7 +19,7 @@ EXAMPLE_2020 = """
   "service_cidr": "172.21.0.0/20", "security_group": "sg-CCC" }
 """
 
-# Every key of terway.md §2.2, each with a value of its type, and symmetric_routing, which Terway has a section further on.
+# Every key of terway.md §2.2, each with a value of its type, and symmetric_routing, which is in §2.3.
 EVERY_KEY = """
 { "version": "1", "access_key": "LTAI5t", "access_secret": "xyz", "region_id": "cn-shanghai",
   "credential_path": "/var/addon/token-config", "service_cidr": "172.21.0.0/20,fc00::/112",
