@@ -253,6 +253,10 @@ def test_pre_dnat_policy_sees_the_address_before_translation(two: Site) -> None:
         case.expect({(FAR, POD, "tcp", 9000): False, (FAR, OTHER, "tcp", 9000): True})
         case.host("h", "eth0", pre_dnat_tiers=tier("early", out=()), forward_tiers=tier("forward")).load()
         case.expect({(FAR, OTHER, "tcp", 9000): True, (FAR, OTHER, "tcp", 9001): False})
+        # What was allowed on its way in is still judged where it goes out.
+        case.policy("out", [], [tcp("deny", 9000), ALLOW])
+        case.host("o", "eth1", forward_tiers=(m.TierInfo("default", (), ("out",)),), profile_ids=("open",)).load()
+        case.expect({(FAR, FAR1, "tcp", 9000): False, (FAR, OTHER, "tcp", 9000): True})
         case.policy("early", [PASS, DENY], pre_dnat=True).load()
         case.expect({(FAR, NODE, "tcp", 22): True, (FAR, OTHER, "tcp", 9000): False})
     finally:
