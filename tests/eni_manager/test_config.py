@@ -82,6 +82,20 @@ def test_a_value_out_of_range_is_named(file, given, says):
     assert says in "\n".join(raised.value.problems)
 
 
+def test_pods_with_enis_of_their_own_need_the_services_range(file):
+    own = {"mode": "exclusive-eni", "allowed_modes": ["exclusive-eni"]}
+    with pytest.raises(ConfigError) as raised:
+        read(file(eni_manager=own), {})
+    assert "eni_conf.service_cidr: mode exclusive-eni needs the Services' range" in "\n".join(raised.value.problems)
+    settings = read(file(eni_manager=own, eni_conf={"service_cidr": "172.21.0.0/20,fc00::/112"}), {})
+    assert settings.host_stack == ("172.21.0.0/20", "fc00::/112", "169.254.20.10/32")
+    more = {**own, "host_stack_cidrs": ["10.9.0.0/16", "172.21.0.0/20"]}
+    settings = read(file(eni_manager=more, eni_conf={"service_cidr": "172.21.0.0/20"}), {})
+    assert settings.host_stack == ("172.21.0.0/20", "10.9.0.0/16")
+    with pytest.raises(ConfigError, match=r"host_stack_cidrs: '10\.9\.0\.1/16' is no network"):
+        read(file(eni_manager={"host_stack_cidrs": ["10.9.0.1/16"]}), {})
+
+
 def test_dual_stack_is_taken_and_ipv6_alone_refused(file):
     assert read(file(eni_conf={"ip_stack": "dual"}), {}).eni.ip_stack == "dual"
     with pytest.raises(ConfigError, match=r"ip_stack.*ipv6"):  # as in Terway, IPv6 alone is refused

@@ -62,5 +62,5 @@ async def test_limits_change_on_a_pod_that_runs(site: Site) -> None:
         ):
             await kube.patch(PODS, dict, "limited", {"metadata": {"annotations": annotations}}, namespace="default")
             await eventually(shown, expected)
-            assert await site.check("node1", sandbox) == ""
+            await eventually(lambda: site.check("node1", sandbox), "")  # the kernel comes first, the lease after it
         assert await site.by("outside", "default/limited:80/tcp") == "default/limited"
