@@ -84,6 +84,8 @@ class ModelCloud:
         self.faults: deque[str] = deque()
         self.stale_listings = 0
         self.stale_metadata = 0
+        self.metadata_was_old = False
+        """Since the beginning, once: it may have shown what it had shown before."""
         self.calls: dict[str, int] = {}
         self._made_for: dict[str, EniId] = {}
         self._assigned: dict[str, list[Ip]] = {}
@@ -252,6 +254,7 @@ class ModelCloud:
             raise NotFound(f"macs/{mac}")
         if self.stale_metadata and mac in self._metadata:
             self.stale_metadata -= 1
+            self.metadata_was_old = True
             BEFELL["old metadata"] += 1
             return eni, self._metadata[mac]
         self._metadata[mac] = frozenset(ip for ip in (*eni.ips, *eni.ips6) if eni.shown_at.get(ip, 0.0) <= now)
@@ -268,7 +271,7 @@ class ModelCloud:
         """The longest unused ones, as the cloud does; but a small vSwitch comes round soon."""
         fresh = [self.free[eni.vswitch].pop(0) for _ in range(count)]
         eni.ips += fresh
-        eni.shown_at |= dict.fromkeys(fresh, now + self.chance.uniform(0, 3))
+        eni.shown_at |= {ip: now + self.chance.uniform(0, 3) for ip in fresh}  # not all at the same moment
         return fresh
 
     def _assign6(self, eni: ModelEni, count: int, now: float) -> list[Ip]:

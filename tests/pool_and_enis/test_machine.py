@@ -304,6 +304,8 @@ class PoolAndEnis(RuleBasedStateMachine):
             BEFELL["ADD answered" if error is None else f"ADD failed: {type(error).__name__}"] += 1
             if error is None:
                 lease = adding.result()
+                if sandbox.lease is None and not self.cloud.metadata_was_old:
+                    self.is_served(lease)
                 assert sandbox.lease is None or sandbox.lease.addresses == lease.addresses, (
                     "an ADD repeated moves a pod"
                 )
@@ -313,6 +315,12 @@ class PoolAndEnis(RuleBasedStateMachine):
 
         if self.ipam is not None and self.ipam.rebuilt:
             self.lost = False
+
+    def is_served(self, lease: Lease) -> None:
+        """No pod is given an address before the metadata service lists it (terway.md §6.5)."""
+        for eni in self.cloud.enis.values():
+            for ip in set(lease.addresses) & {*eni.ips, *eni.ips6}:
+                assert eni.shown_at.get(ip, 0.0) <= self.loop.time(), f"{ip} is not served yet"
 
     def leases(self) -> list[Lease]:
         rows = self.ipam_disk.connection.execute("SELECT lease FROM leases").fetchall()
