@@ -16,7 +16,7 @@ from typing import Final, Protocol
 
 import msgspec
 
-from services.eni_manager.adapters.journal import Intent
+from services.eni_manager.adapters.journal import Intent, Journal
 from services.eni_manager.adapters.openapi import CloudError
 from services.eni_manager.core.reactions import INHIBIT_S, RETRIED, Reaction
 from services.eni_manager.core.route_table import LONGEST_NODE_NAME, Entry, Known, Owner, Plan, Watchers, plan
@@ -72,6 +72,12 @@ class Remembered(msgspec.Struct, frozen=True):
     cluster: str = ""
     ranges: tuple[Cidr, ...] = ()
     routed: tuple[Cidr, ...] = ()
+
+
+async def left_behind(journal: Journal) -> bool:
+    """May entries of this node be in the table, made when its mode was vpc-route?"""
+    kept = await journal.noted(NOTE)
+    return kept is not None and msgspec.json.decode(kept, type=Remembered) != Remembered()
 
 
 class Surroundings(msgspec.Struct, frozen=True):
@@ -130,6 +136,8 @@ class Routes:
     async def keep(self) -> None:
         """One look, and all that it takes until nothing is to be done."""
         await self._recall()
+        if not self._serving and self._known == Remembered():
+            return  # all that there was is gone
         try:
             await self._keep()
         except SuiteError as error:
@@ -309,7 +317,7 @@ class Routes:
             self._inside = frozenset(one.destination for one in entries if one.owner and one.owner.cluster == cluster)
             await self.translate()
         elif not found.routed:
-            self._in_sync.met()
+            await self._remember(Remembered())
 
     async def translate(self) -> None:
         """Have packets to anywhere but the VPC and the cluster's pods bear the node's address.

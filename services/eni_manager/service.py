@@ -34,8 +34,7 @@ from services.eni_manager.dataplane import Dataplane
 from services.eni_manager.handlers import InventoryHandlers, News
 from services.eni_manager.loops import Loops, backoffs, learn_node, learn_pauses
 from services.eni_manager.observed import Metrics
-from services.eni_manager.routes import NOTE as ROUTES_NOTE
-from services.eni_manager.routes import Routes, Surroundings
+from services.eni_manager.routes import Routes, Surroundings, left_behind
 from services.eni_manager.world import Wires, World
 from shared import log as logs
 from shared import metrics
@@ -333,12 +332,13 @@ class _Service:
         if not serving:
             in_sync.met()
             await self._wiring.set_nat(Nat())
-            if await self._journal.noted(ROUTES_NOTE) is None:
+            if not await left_behind(self._journal):
                 return None
         if not (self._node.kube.server and self._node.node_name):
             why = "mode vpc-route needs the API server and this node's name: set node.kube.server and node.node_name"
-            in_sync.missing(why)
-            self._fleet.set_trouble("routes", why)
+            if serving:
+                in_sync.missing(why)
+                self._fleet.set_trouble("routes", why)
             return None
         client = await opened.enter_async_context(KubeClient(self._node.kube))
         inside = (await metadata.text("vpc-cidr-block"), *own.no_masquerade)

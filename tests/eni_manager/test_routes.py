@@ -321,6 +321,11 @@ async def test_in_another_mode_entries_are_taken_away(site):
         assert not eni.wiring.nat.sources
         await eni.demand(2)
         await eni.until_usable(2)
+    site.cloud.spoil(Fault("DescribeRoute*", code="Forbidden.RAM", status=403))
+    async with site.running(mode=Mode.SHARED_VETH, kube=False) as eni:
+        await eni.until_usable(2)
+        assert (await state(eni))["troubles"] == {}, "the table is nobody's business any more"
+    site.cloud.faults.clear(set())
     async with site.running() as eni:  # and back: the ENI goes
         await eni.until(routed(ONE))
         await settles(lambda: not [one for one in site.account.enis.values() if one.type == "Secondary"])

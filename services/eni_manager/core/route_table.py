@@ -116,12 +116,15 @@ def plan(
             if (owner := entry.owner) is not None and owner.cluster == own.cluster:
                 ask.add(owner.node)
     for entry in table:
-        if entry.owner == own and entry.destination not in wanted and entry.status == "Available":
-            if users := [ip for ip in in_use if ip_address(ip) in ip_network(entry.destination)]:
-                routed.append(entry.destination)
-                blocked.setdefault(entry.destination, f"{entry.destination} is used by {len(users)} pods still")
-            else:
-                delete.append((entry, "this node has other pod ranges now"))
+        if entry.owner != own or entry.destination in wanted:
+            continue
+        if entry.status != "Available":
+            waiting.append(entry.destination)
+        elif users := [ip for ip in in_use if ip_address(ip) in ip_network(entry.destination)]:
+            routed.append(entry.destination)
+            blocked.setdefault(entry.destination, f"{entry.destination} is used by {len(users)} pods still")
+        else:
+            delete.append((entry, "this node has other pod ranges now"))
     return Plan(tuple(routed), tuple(create), tuple(delete), tuple(waiting), blocked, frozenset(ask - known.keys()))
 
 

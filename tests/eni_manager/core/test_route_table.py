@@ -54,6 +54,12 @@ def test_an_entry_on_its_way_is_waited_for():
         assert (found.waiting, found.create, found.delete) == ((MINE,), (), ())
 
 
+def test_an_entry_of_ours_that_nobody_wants_is_waited_for_until_it_can_go():
+    for status in ("Pending", "Deleting"):
+        found = planned(entry(status=status), wanted=())
+        assert (found.waiting, found.delete) == ((MINE,), ())
+
+
 def test_what_an_earlier_instance_of_this_node_left_is_replaced():
     found = planned(entry(hop="i-old"))
     assert [(one.hop, why) for one, why in found.delete] == [
