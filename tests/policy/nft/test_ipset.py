@@ -67,6 +67,14 @@ def test_half_of_everything_twice_is_everything() -> None:
     assert one.definition == Set("cali40-s-one.net", "ipv4_addr", frozenset({"interval"}))
 
 
+@pytest.mark.parametrize("members", [("10.0.0.1/32",), ("10.0.0.0/24", "10.0.0.1/32")])
+def test_what_is_there_already_and_what_is_not(members: tuple[str, ...]) -> None:
+    one = IPSet("s:one", "NET", 4)
+    one.change(members, ())
+    delta = one.change(members, ("192.0.2.0/24", "192.0.2.1/32"))
+    assert (delta.added, delta.removed, delta.replaces) == ([], [], None)
+
+
 @pytest.mark.parametrize(
     ("family", "element", "key"),
     [

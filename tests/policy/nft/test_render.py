@@ -15,7 +15,7 @@ from services.policy.core.nft.model import Change, Table, difference, whole
 from services.policy.core.nft.pod import PodTable
 from services.policy.core.nft.render import Renderer
 from services.policy.core.nft.settings import Attachment, Settings
-from services.policy.core.profiles import FELIX_CURRENT, PROFILES
+from services.policy.core.profiles import FELIX_CURRENT, PROFILES, Compat
 from services.policy.core.state import State
 from tests.policy.nft.kernel import Kernel
 from tests.policy.universes import HOST, Dice
@@ -24,6 +24,14 @@ SEQUENCES = int(os.environ.get("TERWAY_POLICY_SEQUENCES", "500")) // 2
 pytestmark = pytest.mark.timeout(120 + SEQUENCES // 2)
 
 WORKLOADS = [m.WorkloadEndpointID("k8s", f"n/{number}", "eth0") for number in range(4)]
+SETTINGS = (
+    Settings(),
+    Settings(families=(4,), endpoint_to_host_action="DROP", drop_invalid=False),
+    Settings(families=(6,), flow_log_group=1),
+    Settings(
+        workload_prefixes=("cali", "other"), host_addresses=("10.0.0.9", "fd00::9"), service_nets=("10.96.0.0/12",)
+    ),
+)
 LINKS = ("cali1", "cali2", "odd@:+=")
 
 
@@ -72,6 +80,9 @@ class Run:
                 nets = tuple(random.sample(("192.0.2.0/24", "198.51.100.7/32", "fd00::/8"), 2))
                 spoofer = msgspec.structs.replace(message.endpoint, allow_spoofed_source_prefixes=nets)
                 message = msgspec.structs.replace(message, endpoint=spoofer)
+            elif isinstance(message, m.WorkloadEndpointUpdate) and random.random() < 0.1:
+                down = msgspec.structs.replace(message.endpoint, state="inactive")
+                message = msgspec.structs.replace(message, endpoint=down)
             self.renderer.take(message)
             self.state.apply([message])
 
@@ -126,10 +137,10 @@ class Run:
     seed=st.integers(0, 2**64),
     steps=st.integers(1, 40),
     profile=st.sampled_from([*PROFILES.values()]),
-    families=st.sampled_from([(4, 6), (4,), (6,)]),
+    wanted=st.sampled_from(SETTINGS),
 )
-def test_increments_end_where_a_fresh_start_ends(seed, steps, profile, families) -> None:  # type: ignore[no-untyped-def]
-    run, dice, graph = Run(Settings(families=families)), Dice(seed), Graph(HOST, profile)
+def test_increments_end_where_a_fresh_start_ends(seed: int, steps: int, profile: Compat, wanted: Settings) -> None:
+    run, dice, graph = Run(wanted), Dice(seed), Graph(HOST, profile)
     graph.in_sync()
     for change in dice.changes(steps):
         graph.update(*change)
@@ -216,3 +227,42 @@ def test_a_pod_is_called_like_the_second_part_of_anothers_chain() -> None:
     owners = run.renderer.owners()
     for name in (first, second):
         assert sum(owner == name for owner in owners.values()) == 3, "to it in two parts, and from it"
+
+
+def test_an_endpoint_with_tiers_that_pass_reads_like_this() -> None:
+    run = Run(Settings())
+    passing, plain = m.Policy((m.Rule("next-tier"),)), m.Policy((m.Rule("allow"),))
+    tiers = (
+        m.TierInfo("security", ("a",), default_action="Deny"),
+        m.TierInfo("outwards only", (), ("b",)),
+        m.TierInfo("platform", ("b", "a"), default_action="Pass"),
+        m.TierInfo("default", ("b",)),
+        m.TierInfo("never asked", ("a",)),
+    )
+    endpoint = m.WorkloadEndpoint("active", "cali1", profile_ids=("kns.n",), tiers=tiers)
+    named = [(m.ActivePolicyUpdate(m.PolicyID(n, tier="default"), p)) for n, p in (("a", passing), ("b", plain))]
+    allow = m.ActiveProfileUpdate(m.ProfileID("kns.n"), m.Profile((m.Rule("allow"),)))
+    run.take([*named, allow, m.WorkloadEndpointUpdate(WORKLOADS[0], endpoint)], Random(1))
+    run.flush()
+    chains = run.renderer.table.chains
+    assert {name: chains[name].rules for name in chains if name.startswith("tw-")} == {
+        "tw-n/0": (
+            'ct state 0x1 counter drop comment "belongs to no connection"',
+            "meta mark set meta mark & 0xfffdffff",
+            "jump pi-default/a",
+            "meta mark & 0x00020000 == 0x00020000 goto tw-n/0__1",
+            'counter drop comment "security: no rule of the tier matches"',
+        ),
+        "tw-n/0__1": (
+            "meta mark set meta mark & 0xfffdffff",
+            "jump pi-default/b",
+            "jump pi-default/a",
+            "meta mark & 0x00020000 == 0x00020000 goto tw-n/0__2",
+            "goto tw-n/0__2",
+        ),
+        "tw-n/0__2": (
+            "meta mark set meta mark & 0xfffdffff",
+            "jump pi-default/b",
+            'counter drop comment "default: no rule of the tier matches"',
+        ),
+    }

@@ -3,7 +3,7 @@
 import pytest
 
 from services.policy.core import messages as m
-from services.policy.core.nft import match, names
+from services.policy.core.nft import hosts, match, names
 from services.policy.core.nft.model import Chain, Change, Hook, Set, Table, difference, whole
 from services.policy.core.nft.settings import Settings
 
@@ -58,6 +58,28 @@ def lines(rule: m.Rule) -> list[str]:
         (
             m.Rule(protocol=m.Protocol(name="icmp"), ip_version="IPV4", not_icmp_type_code=m.IcmpTypeAndCode(3, 1)),
             ["icmp type . icmp code != { 3 . 1 }"],
+        ),
+        (
+            m.Rule(protocol=m.Protocol(name="icmp"), ip_version="IPV4", icmp_type_code=m.IcmpTypeAndCode(8, 0)),
+            ["icmp type 8 icmp code 0"],
+        ),
+        (
+            m.Rule(protocol=m.Protocol(name="icmpv6"), ip_version="IPV6", icmp_type=128, not_icmp_type=129),
+            ["icmpv6 type 128 icmpv6 type != 129"],
+        ),
+        (m.Rule(protocol=TCP, ip_version="IPV4", icmp_type=8), []),
+        (m.Rule(protocol=TCP, ip_version="IPV4", not_icmp_type=8), ["meta nfproto 2 meta l4proto 6"]),
+        # Without a protocol: by cases, since only ICMP has types and only some protocols have ports.
+        (m.Rule(ip_version="IPV4", not_icmp_type=8), ["icmp type != 8", "meta nfproto 2 meta l4proto != 1"]),
+        (
+            m.Rule(not_protocol=TCP, not_dst_ports=WEB),
+            [
+                "udp dport != 80",
+                "dccp dport != 80",
+                "sctp dport != 80",
+                "udplite dport != 80",
+                "meta l4proto != { 6, 17, 33, 132, 136 }",
+            ],
         ),
         # Lists of nets: neighbours merged, the other version's not; what is left empty turns the rule off.
         (
@@ -122,6 +144,24 @@ def test_what_no_interface_is_called(name: str) -> None:
 def test_settings_that_cannot_be(fields: dict[str, object], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         Settings(**fields)  # type: ignore[arg-type]
+
+
+# ---- host endpoints
+
+
+def test_a_host_endpoint_without_a_name_is_of_the_interfaces_that_have_its_address() -> None:
+    listed = {
+        "a": m.HostEndpoint("", expected_ipv4_addrs=("10.0.0.1",), expected_ipv6_addrs=("fd00::1",)),
+        "b": m.HostEndpoint("eth1"),
+        "c": m.HostEndpoint("*"),
+        "d": m.HostEndpoint("*"),
+        "e": m.HostEndpoint("this-name-is-too-long-for-linux"),
+        "f": m.HostEndpoint("cali1"),
+    }
+    addresses = {"eth0": {"10.0.0.1"}, "eth1": {"fd00::1"}, "cali1": {"10.0.0.1"}, "odd name": {"10.0.0.1"}}
+    held = {link: frozenset(one) for link, one in addresses.items()}
+    assert hosts.resolve(listed, held, ("cali",)) == {"eth0": "a", "eth1": "a", "*": "c"}
+    assert hosts.resolve(listed, {}, ("cali",)) == {"eth1": "b", "*": "c"}
 
 
 # ---- tables

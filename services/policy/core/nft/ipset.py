@@ -129,9 +129,8 @@ class Cover:
         shrunk: set[str] = set()
 
         def put(text: str) -> None:
-            if text not in self.elements:
-                self.elements.add(text)
-                shrunk.discard(text) if text in shrunk else grown.add(text)
+            self.elements.add(text)
+            shrunk.discard(text) if text in shrunk else grown.add(text)
 
         def take(text: str) -> None:
             if text in self.elements:
