@@ -122,7 +122,8 @@ async def test_off_takes_all_of_ours_and_only_ours(cluster: Site) -> None:
         await services.wait_ready(corner, [POLICY])
         assert "inet terway\n" not in await nft(corner, "list tables")
         assert await nft(corner, "list table inet foreign") == foreign
-        assert set((await cluster.ask(every("x/a", cluster.addresses))).values()) == {"."}
+        probes = every("x/a", cluster.addresses)
+        assert set((await cluster.ask(probes, probes)).values()) == {"."}
     finally:
         services.write_config(corner, config)
         await services.restart(corner, POLICY)
@@ -180,7 +181,7 @@ async def judged_all_the_time(cluster: Site) -> AsyncIterator[list[int]]:
 
     async def judge() -> None:
         while not over.is_set():
-            answers = await cluster.ask(probes)
+            answers = await cluster.ask(probes, allowed)
             wrong = {
                 f"{probe.source} -> {probe.destination} {probe.port}": answer
                 for probe, answer in answers.items()
