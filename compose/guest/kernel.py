@@ -18,7 +18,7 @@ EARLY: Final = ("virtio_pci", "overlay", "virtiofs")
 
 MODULES: Final = (
     "crc32c_generic",  # nf_tables wants it before itself
-    *("ipv6", "dummy", "veth", "ipvlan", "macvlan", "8021q", "bridge", "ifb", "tun", "vxlan", "vrf"),
+    *("ipv6", "dummy", "veth", "ipvlan", "macvlan", "8021q", "bridge", "ifb", "tun", "vxlan", "vrf", "virtio_net"),
     *("sch_ingress", "sch_htb", "sch_fq", "sch_fq_codel", "sch_netem", "sch_prio", "sch_tbf"),
     *("cls_bpf", "cls_u32", "cls_matchall", "cls_flower", "cls_fw", "cls_basic"),
     *("act_mirred", "act_police", "act_gact", "act_bpf", "act_skbedit", "act_vlan", "act_pedit", "act_csum"),

@@ -80,6 +80,10 @@ def run(guest: Guest, command: Sequence[str], *, environment: dict[str, str]) ->
         return msgspec.structs.replace(ended, seconds=round(time.monotonic() - began, 1))
 
 
+NICS = ("02:16:3e:00:ca:01", "02:16:3e:00:ca:02")
+"""MACs of the guest's network cards: hardware, as far as its kernel knows."""
+
+
 def _prepare(
     guest: Guest, folder: Path, socket: Path, command: Sequence[str], environment: dict[str, str]
 ) -> list[str]:
@@ -117,7 +121,15 @@ def _qemu(guest: Guest, folder: Path, socket: Path, image: Path) -> list[str]:
         *("-object", f"memory-backend-memfd,id=memory,size={size}M,share=on"),
         *("-chardev", f"socket,id=files,path={socket}"),
         *("-device", "vhost-user-fs-pci,chardev=files,tag=root,queue-size=1024"),
+        *_nics(),
     ]
+
+
+def _nics() -> Iterator[str]:
+    """Two network cards, with a cable between them that leads nowhere else."""
+    for number, mac in enumerate(NICS):
+        yield from ("-netdev", f"hubport,id=nic{number},hubid=0")
+        yield from ("-device", f"virtio-net-pci,netdev=nic{number},mac={mac},romfile=")
 
 
 @contextmanager
