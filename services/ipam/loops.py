@@ -237,6 +237,8 @@ class Garbage:
         self.suspects: dict[AttachmentKey, Suspect] = {}
         self.strangers: list[AttachmentKey] = []
         """Connected, but without a lease."""
+        self._relics: set[AttachmentKey] = set()
+        """Dead attachments without a lease, as the last look found them."""
         self.looks = 0
 
     async def run(self, reporter: Reporter) -> None:
@@ -249,7 +251,7 @@ class Garbage:
             except SuiteError as error:
                 log.info("garbage_not_looked_for", error=error.message)
                 pause = min(BLIND_RETRY_S, config.period_s)
-            if self.suspects:
+            if self.suspects or self._relics:
                 pause = min(pause, config.confirm_s)
             await asyncio.sleep(pause * random.uniform(1.0, 1.1))  # noqa: S311  # jitter, no secret
 
@@ -277,10 +279,12 @@ class Garbage:
         self.looks += 1
         for key in look.confirmed:
             await self._reclaim(key)
-        for attachment in attachments:  # a lease is made before its attachment and ends after it: this one is a relic
-            if not attachment.alive and attachment.key not in leased:
-                await self._enis.clear(attachment.key)
-                log.warning("attachment_cleared", attachment=str(attachment.key))
+        # A lease is made before its attachment and ends after it: one without is a relic, if it is so twice.
+        relics = {attachment.key for attachment in attachments} - connected - leased
+        again, self._relics = relics & self._relics, relics
+        for key in sorted(again):
+            await self._enis.clear(key)
+            log.warning("attachment_cleared", attachment=str(key))
         return True
 
     async def _reclaim(self, key: AttachmentKey) -> None:
