@@ -330,3 +330,27 @@ async def test_a_pod_list_that_is_wrong_ends_no_lease(start: Start, enis_socket:
                 await ipam.until("/state", lambda _, state: suspected in state["suspects"])
                 await ipam.until("/state", lambda _, state: suspected not in state["suspects"])
             assert set(await ipam.leases()) == {key("a")}
+
+
+async def test_addresses_are_written_on_the_pod_when_that_is_wanted(
+    start: Start, enis_socket: Path, cluster: Cluster
+) -> None:
+    """For policies of other nodes; a namesake that came in its place is left alone, and an ADD does not wait for it."""
+
+    async def written(name: str) -> str | None:
+        pod = await cluster.client.get(PODS, Pod, name, namespace="default")
+        return pod.metadata.annotations.get("k8s.aliyun.com/pod-ips")
+
+    web = await cluster.add("web")
+    await cluster.add("other")
+    async with ScriptedEniManager(enis_socket, one_eni(4)):
+        async with start(kube=cluster.server) as ipam:
+            await ipam.add("off", pod="other")
+        async with start(kube=cluster.server, annotate_pods=True) as ipam:
+            await ipam.add("gone", pod="gone", pod_uid="u0", annotations={})  # of no pod that there is
+            lease = await ipam.add("a", pod="web", pod_uid=web)
+            async with asyncio.timeout(20):
+                while await written("web") is None:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+            assert await written("web") == ",".join(lease.addresses)
+            assert await written("other") is None
