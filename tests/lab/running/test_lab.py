@@ -116,17 +116,22 @@ def test_a_pod_whose_namespaces_are_seen_by_containerd_alone(labs: Callable[[], 
     assert hidden.ask("audit", "--within", "20")["problems"] == []
 
 
-def test_the_demo_passes_and_ctrl_c_leaves_nothing() -> None:
-    # Whoever runs us in the background has told us to ignore Ctrl-C, and a child would inherit that.
-    demo = ["env", "--default-signal=INT", sys.executable, "-m", "compose.demo"]
-    done = subprocess.run(demo, capture_output=True, text=True, timeout=110, check=False)
+DEMO = ["env", "--default-signal=INT", sys.executable, "-m", "compose.demo"]
+"""Whoever runs us in the background has told us to ignore Ctrl-C, and a child would inherit that."""
+
+
+@pytest.mark.parametrize("mode", ["shared-veth", "vpc-route"])
+def test_the_demo_passes(mode: str) -> None:
+    done = subprocess.run([*DEMO, "--mode", mode], capture_output=True, text=True, timeout=110, check=False)
     lines = done.stdout.splitlines()
     assert done.returncode == 0, done.stdout + done.stderr
     total = len(lines) - 1
     assert total > 20 and lines[-1] == f"demo: {total} of {total} checks passed"
 
+
+def test_ctrl_c_in_the_demo_leaves_nothing() -> None:
     layout = Layout.of("demo")
-    with subprocess.Popen(demo, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as running:
+    with subprocess.Popen(DEMO, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as running:
         assert running.stdout is not None
         for line in running.stdout:
             if line.startswith("ok    3"):
