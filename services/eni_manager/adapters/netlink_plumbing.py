@@ -85,8 +85,12 @@ class Plumbing:
     # ---- ENIs
 
     def find(self, mac: Mac) -> SeenLink | None:
-        """The node's link of this MAC, pods' links aside."""
-        return next((link for link in self._host.links() if link.mac == mac and not link.alias), None)
+        """The node's link of this MAC, pods' links aside; one that mode exclusive-eni left elsewhere comes home."""
+        seen = next((link for link in self._host.links() if link.mac == mac and not link.alias), None)
+        if seen is None:
+            with suppress(Conflict):
+                seen = self._nics.fetch(mac)
+        return seen
 
     def eni(self, mac: Mac) -> EniLink:
         """The link that is this ENI now. Raises NotFound when the node has none."""

@@ -284,6 +284,19 @@ async def test_what_is_held_in_a_namespace_of_nobody_is_fetched(world: Exclusive
             assert world.at_home(box) != []
 
 
+async def test_another_mode_fetches_what_this_one_left(world: Exclusive, memory: Memory) -> None:
+    box = world.sandbox()
+    async with running(memory) as dataplane:
+        await plug(dataplane, box)
+    with inhabited(box):
+        async with shared(memory) as dataplane:
+            with pytest.raises(NotFound, match=box.lease.eni_mac):  # its pod lives
+                await dataplane.ensure_eni(box.lease.eni_mac, SUBNET)
+            world.node.ip("link", "del", box.lease.host_link)
+            found = await dataplane.ensure_eni(box.lease.eni_mac, SUBNET)
+            assert world.at_home(box) == [found.name]
+
+
 async def test_an_eni_that_another_sandbox_has_is_not_taken_from_it(world: Exclusive, dataplane: Dataplane) -> None:
     one, two = world.sandbox(), world.sandbox()
     await plug(dataplane, one)
