@@ -45,7 +45,7 @@ def items(one: Set, elements: Iterable[Element]) -> Iterator[Item]:
     plain = parts == ["ipv4_addr"] and not one.flags and one.data is None
     for element in elements:
         if plain and isinstance(element, str):  # nearly all there are
-            yield Item(socket.inet_aton(element))
+            yield Item(socket.inet_pton(socket.AF_INET, element))
         else:
             key, verdict = (element, "") if isinstance(element, str) else element
             yield from _items(one, parts, key, verdict)
