@@ -169,3 +169,23 @@ async def test_a_link_that_died_before_it_was_marked_is_known_by_its_mac(world: 
     async with running(memory) as dataplane:
         assert await dataplane.unplug(Unplug(key=box.lease.key)) == Unplugged(found=True)
         await until(lambda: world.node.state() == before)
+
+
+async def test_what_is_dead_is_cleared_away_and_what_lives_is_left_alone(
+    world: World, dataplane: Dataplane, memory: Memory
+) -> None:
+    """A lost DEL: ipam asks for what is left of the sandbox to go, unless it lives after all."""
+    box = world.sandbox()
+    before = world.node.state()
+    await plug(dataplane, box)
+    [listed] = (await dataplane.attachments()).attachments
+    assert (listed.key, listed.alive, listed.lease) == (box.lease.key, True, box.lease)
+    with pytest.raises(Conflict, match="still connected"):
+        await dataplane.unplug(Unplug(key=box.lease.key, unless_alive=True))
+    assert talks(box, box.ipv4, world.vpc, FAR)
+    box.close()
+    await until(lambda: box.lease.host_link not in world.node.links())
+    assert [one.alive for one in (await dataplane.attachments()).attachments] == [False]
+    await dataplane.unplug(Unplug(key=box.lease.key, unless_alive=True))
+    assert world.node.state().rest == before.rest
+    assert (memory.kept, (await dataplane.attachments()).attachments) == ({}, [])
