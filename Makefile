@@ -46,7 +46,7 @@ conformance: setup   ## every cyclonus step with at most nine pods, live on two 
 
 SOAK_S ?= 1800
 soak: setup          ## SOAK_S=1800: pods come and go while everything goes wrong; SOAK_SEED=N repeats one
-	$(PYTHON) -m tests.soak --seconds $(SOAK_S) $(if $(SOAK_SEED),--seed $(SOAK_SEED))
+	$(PYTHON) -m tests.soak --seconds $(SOAK_S) --stack $(STACK) $(if $(SOAK_SEED),--seed $(SOAK_SEED))
 
 replay:              ## FILES="…": recorded universes and selectors through the policy calculation
 	$(PYTHON) -m tests.policy.replay $(FILES)

@@ -20,7 +20,7 @@ from compose.lab import audit, lab, services
 from compose.lab.layout import Layout
 from compose.lab.pods import Pods
 from compose.lab.reach import reach
-from compose.lab.record import Options, Record
+from compose.lab.record import Options, Record, Stack
 from compose.lab.serve import Port
 from shared.errors import SuiteError
 from shared.model import PodKey
@@ -45,10 +45,10 @@ def say(line: str) -> None:
 BEGAN = time.monotonic()
 
 
-async def soak(layout: Layout, *, seconds: float, seed: int) -> list[str]:
+async def soak(layout: Layout, *, seconds: float, seed: int, stack: Stack = "ipv4") -> list[str]:
     """Everything; the problems that were found."""
     tally, chance = Tally(), random.Random(seed)  # repeatable, no secret
-    async with lab.temporary(layout, OPTIONS, say=say) as record:
+    async with lab.temporary(layout, msgspec.structs.replace(OPTIONS, stack=stack), say=say) as record:
         nodes = [facts.name for facts in record.nodes]
         await _quicken(layout, nodes)
         async with Pods(layout, dict.fromkeys(nodes, OPTIONS.runtime)) as pods:
@@ -139,11 +139,12 @@ async def _audited(when: str, layout: Layout, record: Record, nodes: list[str], 
 @click.option("--seconds", type=float, default=1800.0, show_default=True, help="Of bad weather.")
 @click.option("--seed", type=int, help="Of an earlier run; else a new one, which is printed.")
 @click.option("--name", default=f"soak{os.getpid() % 100000}", help="Of the lab.")
-def main(seconds: float, seed: int | None, name: str) -> None:
+@click.option("--stack", type=click.Choice(["ipv4", "dual"]), default="ipv4", show_default=True)
+def main(seconds: float, seed: int | None, name: str, stack: Stack) -> None:
     """Run a soak; exits with 1 when something leaked, doubled or died of a bug."""
     seed = random.SystemRandom().randrange(1 << 32) if seed is None else seed
     say(f"soak of {seconds:g} s, seed {seed}")
-    found = asyncio.run(soak(Layout.of(name), seconds=seconds, seed=seed))
+    found = asyncio.run(soak(Layout.of(name), seconds=seconds, seed=seed, stack=stack))
     for problem in found:
         click.echo(f"PROBLEM: {problem}", err=True)
     say(f"seed {seed}: {'clean' if not found else f'{len(found)} problems'}")

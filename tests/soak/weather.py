@@ -17,6 +17,8 @@ CHANGES = (
     "DeleteNetworkInterface",
     "AssignPrivateIpAddresses",
     "UnassignPrivateIpAddresses",
+    "AssignIpv6Addresses",
+    "UnassignIpv6Addresses",
 )
 LOOKS = ("DescribeNetworkInterfaces", "DescribeVSwitches", "DescribeInstanceTypes")
 
