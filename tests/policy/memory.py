@@ -1,6 +1,6 @@
 """What a pod of another node costs in memory, from the API server's JSON to the calculation, in a process of its own.
 
-    python -m tests.policy.memory [--traced] [PODS] [POLICIES] [PODS_PER_DEPLOYMENT]
+    python -m tests.policy.memory [--traced|--resident] [PODS] [POLICIES] [PODS_PER_DEPLOYMENT]
 
 Prints bytes per pod: of resident memory, or of what Python says that it allocated. Each pod is said twice, as it
 starts and as it runs. With one pod to a Deployment no two have more than one label's value in common, as with pods of
@@ -148,5 +148,5 @@ def measure(pods: int, policies: int, replicas: int, *, traced: bool = False) ->
 
 
 if __name__ == "__main__":
-    given = [int(argument) for argument in sys.argv[1:] if argument != "--traced"]
+    given = [int(argument) for argument in sys.argv[1:] if not argument.startswith("--")]
     print(round(measure(*(given + [10_000, 500, 10][len(given) :]), traced="--traced" in sys.argv)))

@@ -24,7 +24,7 @@ def store_of(pods: int) -> Datastore:
             ipv4_nets=(f"10.0.{number >> 8}.{number & 255}/32",),
             labels={"projectcalico.org/namespace": "x"},
         )
-        store.set(v1.WorkloadKey(f"node{number % 3}", "k8s", f"{'xy'[number % 2]}/p{number}", "eth0"), value)
+        store.keep(v1.WorkloadKey(f"node{number % 3}", "k8s", f"{'xy'[number % 2]}/p{number}", "eth0"), value)
     return store
 
 

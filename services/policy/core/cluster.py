@@ -23,13 +23,13 @@ class Cluster:
 
     def __init__(self, host: str, compat: Compat) -> None:
         self.compat = compat
-        self.store = Datastore()
+        self._graph = Graph(host, compat)
+        self.store = Datastore(self._graph.items)
         self.state = State()
         """What the dataplane has been told."""
         self.problems: dict[Source, tuple[Problem, ...]] = {}
         """Of the objects that are there now."""
         self._intake = Intake(compat)
-        self._graph = Graph(host, compat)
         if compat.profile_resources:
             self.apply(kubernetes.DEFAULT_ALLOW)
 
@@ -63,8 +63,10 @@ class Cluster:
     def _pass_on(self, updates: Iterable[Update]) -> list[v1.Key]:
         keys = []
         for key, _, value in updates:
-            self._graph.update(key, value)
-            self.store.set(key, value, self._graph.kept(key))
+            rest = self.store.set(key, value)
+            self._graph.update(key, value, rest)
+            if rest and key not in self._graph.items:  # the graph has refused it
+                self.store.keep(key, value)
             keys.append(key)
         return keys
 

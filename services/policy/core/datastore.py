@@ -1,7 +1,7 @@
 """Every v1 key and value that exists, packed: what a question about the whole cluster is answered from.
 
 A node's graph keeps of other nodes' endpoints only what IP sets need: addresses, ports, labels, profiles. That is most
-of an endpoint, so it is referred to. Whoever asks for the rest asks rarely, so it waits as bytes.
+of an endpoint, so the rest is kept there too. Whoever asks for it asks rarely, so it waits as bytes.
 """
 
 from collections import Counter
@@ -29,38 +29,49 @@ _DECODERS: Final[dict[type[v1.Key], msgspec.msgpack.Decoder[Any]]] = {
 }
 _ENCODE: Final = msgspec.msgpack.Encoder().encode
 
-_NOTHING: Final[Mapping[str, Any]] = {"ipv4_nets": (), "ipv6_nets": (), "ports": (), "labels": {}, "profile_ids": ()}
-"""The fields that an Item has."""
+_STATE: Final = "active"
+"""Every pod's."""
+_NOTHING: Final[Mapping[str, Any]] = {
+    "state": "",
+    "ipv4_nets": (),
+    "ipv6_nets": (),
+    "ports": (),
+    "labels": {},
+    "profile_ids": (),
+}
+"""The fields that need not be packed: an Item has them."""
 
-Packed = Mapping[v1.Key, "bytes | Pod"]
+Packed = Mapping[v1.Key, "bytes | Item"]
 """A copy of a datastore at one moment, cheap to make and safe to read in another thread."""
 
 
-class Pod(msgspec.Struct, frozen=True, gc=False):
-    """An endpoint in two parts: what the graph remembers of it anyway, and the rest."""
-
-    item: Item
-    rest: bytes
-
-
 class Datastore:
-    """Key -> value, packed."""
+    """Key -> value, packed. `items` is what the graph remembers of endpoints: those with a rest are not kept twice."""
 
-    def __init__(self) -> None:
-        self._packed: dict[v1.Key, bytes | Pod] = {}
+    def __init__(self, items: Mapping[v1.Key, Item] = {}) -> None:
+        self._items = items
+        self._packed: dict[v1.Key, bytes] = {}
         self._counts: Counter[type[v1.Key] | str] = Counter()
         """Things of a kind, and endpoints on a host."""
 
     def __len__(self) -> int:
-        return len(self._packed)
+        return sum(count for name, count in self._counts.items() if not isinstance(name, str))
 
-    def set(self, key: v1.Key, value: v1.Value | None, item: Item | None = None) -> None:
-        """The thing has this content now; None: it does not exist. Of `item` it keeps a reference instead of a copy."""
-        before = self._packed.pop(key, None)
-        self._count(key, (value is not None) - (before is not None))
-        if isinstance(value, v1.WorkloadEndpoint) and item is not None:
-            self._packed[key] = Pod(item, _ENCODE(msgspec.structs.replace(value, **_NOTHING)))
-        elif value is not None:
+    def set(self, key: v1.Key, value: v1.Value | None) -> bytes:
+        """The thing has this content now; None: it does not exist. To be told before the graph is, which must then
+        remember the rest that is returned with its item; nothing: it need not."""
+        held = self._items.get(key)
+        before = key in self._packed or (held is not None and bool(held.rest))
+        self._count(key, (value is not None) - before)
+        self._packed.pop(key, None)
+        if isinstance(value, v1.WorkloadEndpoint) and value.state == _STATE:
+            return _ENCODE(msgspec.structs.replace(value, **_NOTHING))
+        self.keep(key, value)
+        return b""
+
+    def keep(self, key: v1.Key, value: v1.Value | None) -> None:
+        """Keep all of it."""
+        if value is not None:
             self._packed[key] = _ENCODE(value)
 
     def _count(self, key: v1.Key, change: int) -> None:
@@ -82,7 +93,7 @@ class Datastore:
 
     def copy(self) -> Packed:
         """As it is now."""
-        return dict(self._packed)
+        return {**{key: item for key, item in self._items.items() if item.rest}, **self._packed}
 
 
 def pod_at(packed: Packed, address: str) -> str | None:
@@ -97,18 +108,18 @@ def pod_at(packed: Packed, address: str) -> str | None:
     return None
 
 
-def unpack(key: v1.Key, held: bytes | Pod) -> v1.Value:
+def unpack(key: v1.Key, held: bytes | Item) -> v1.Value:
     """The value of a key."""
-    if isinstance(held, Pod):
+    if isinstance(held, Item):
         rest: v1.WorkloadEndpoint = _DECODERS[v1.WorkloadKey].decode(held.rest)
-        item, group = held.item, held.item.group
         return msgspec.structs.replace(
             rest,
-            ipv4_nets=tuple(net for net in item.nets if not nets.is_ipv6(net)),
-            ipv6_nets=tuple(filter(nets.is_ipv6, item.nets)),
-            ports=item.ports,
-            labels=dict(group.labels),
-            profile_ids=group.parents,
+            state=_STATE,
+            ipv4_nets=tuple(net for net in held.nets if not nets.is_ipv6(net)),
+            ipv6_nets=tuple(filter(nets.is_ipv6, held.nets)),
+            ports=held.ports,
+            labels=dict(held.group.labels),
+            profile_ids=held.group.parents,
         )
     value: v1.Value = _DECODERS[type(key)].decode(held)
     return value

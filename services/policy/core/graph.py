@@ -19,7 +19,7 @@ Each node is told in the order drawn; none asks back. What a node makes of its i
 never on how they came to be so: any order of the same updates ends in the same state, which the tests hold it to.
 """
 
-from collections.abc import Container
+from collections.abc import Container, Mapping
 
 from services.policy.core import messages, v1
 from services.policy.core.active import ActiveRules
@@ -59,8 +59,8 @@ class Graph:
         self._in_sync = False
         self._said_in_sync = False
 
-    def update(self, key: v1.Key, value: v1.Value | None) -> None:
-        """The thing has this content now; None: it does not exist."""
+    def update(self, key: v1.Key, value: v1.Value | None, rest: bytes = b"") -> None:
+        """The thing has this content now; None: it does not exist. `rest` is remembered with an endpoint's item."""
         self.invalid.pop(key, None)
         if value is not None:
             try:
@@ -68,11 +68,12 @@ class Graph:
             except Invalid as error:
                 self.invalid[key] = error
                 value = None
-        self._pass_on(key, value)
+        self._pass_on(key, value, rest)
 
-    def kept(self, key: v1.Key) -> Item | None:
-        """What the graph remembers of an endpoint or network set of any host; None: nothing, or it is no such thing."""
-        return self._members.item(key)
+    @property
+    def items(self) -> Mapping[v1.Key, Item]:
+        """What the graph remembers of the endpoints and network sets of all hosts."""
+        return self._members.items
 
     def in_sync(self) -> None:
         """Everything that existed at the start has been given."""
@@ -90,12 +91,12 @@ class Graph:
             said.append(messages.InSync())
         return said
 
-    def _pass_on(self, key: v1.Key, value: v1.Value | None) -> None:
+    def _pass_on(self, key: v1.Key, value: v1.Value | None, rest: bytes) -> None:
         match key, value:
             case v1.WorkloadKey(), v1.WorkloadEndpoint() | None:
                 if self._is_local(key):
                     self._active.on_endpoint(key, value)
-                self._members.on_workload(key, value)
+                self._members.on_workload(key, value, rest)
             case v1.HostEndpointKey(), v1.HostEndpoint() | None:
                 if self._is_local(key):
                     self._active.on_endpoint(key, value)

@@ -42,7 +42,9 @@ class Intake:
 
     def __init__(self, compat: Compat) -> None:
         self._compat = compat
-        self._keys: dict[Source, tuple[v1.Key, ...]] = {}
+        self._keys: dict[tuple[type[objects.Object], str], dict[str, v1.Key | tuple[v1.Key, ...]]] = {}
+        """By kind and namespace, then by name: there are a hundred thousand pods. Each stands behind one key, so there
+        is no tuple around it."""
         self.problems: dict[Source, list[Problem]] = {}
         """What is wrong with the objects that are there now."""
 
@@ -70,7 +72,10 @@ class Intake:
         return self._replace(source, [])
 
     def _replace(self, source: Source, pairs: _Pairs) -> list[Update]:
-        before = self._keys.pop(source, ())  # under its newest text, which the mirror has too
+        named = self._keys.setdefault((source.kind, source.namespace), {})
+        before = named.pop(source.name, ())  # to come back under its newest text, which the mirror has too
+        if isinstance(before, v1.Key):
+            before = (before,)
         after = tuple(key for key, value in pairs if value is not None)
         if after == before:
             after = before
@@ -80,7 +85,9 @@ class Intake:
             Update(key, "updated" if key in before else "new", value) for key, value in zip(after, given, strict=True)
         ]
         if after:
-            self._keys[source] = after
+            named[source.name] = after[0] if len(after) == 1 else after
+        elif not named:
+            del self._keys[source.kind, source.namespace]
         return updates
 
     # ---- by kind

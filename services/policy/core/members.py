@@ -21,6 +21,8 @@ class Item(msgspec.Struct, eq=False, frozen=True, gc=False):
     nets: tuple[str, ...]
     ports: tuple[v1.EndpointPort, ...]
     group: "Group[str, Item]"
+    rest: bytes = b""
+    """What somebody else wants to be remembered with it (datastore.py)."""
 
 
 class Members:
@@ -29,7 +31,8 @@ class Members:
     def __init__(self, sequencer: Sequencer) -> None:
         self._sequencer = sequencer
         self._index: LabelIndex[str, Item] = LabelIndex(self._started, self._stopped)
-        self._items: dict[v1.Key, Item] = {}
+        self.items: dict[v1.Key, Item] = {}
+        """What is remembered of endpoints and network sets; an item never changes, another takes its place."""
         self._sets: dict[str, IPSet] = {}
 
     # ---- sets
@@ -47,12 +50,12 @@ class Members:
 
     # ---- items
 
-    def on_workload(self, key: v1.WorkloadKey, value: v1.WorkloadEndpoint | None) -> None:
+    def on_workload(self, key: v1.WorkloadKey, value: v1.WorkloadEndpoint | None, rest: bytes = b"") -> None:
         """An endpoint of any host."""
         if value is None:
             self._drop(key)
         else:
-            self._set(key, value.ipv4_nets + value.ipv6_nets, value.ports, value)
+            self._set(key, value.ipv4_nets + value.ipv6_nets, value.ports, value, rest)
 
     def on_host_endpoint(self, key: v1.HostEndpointKey, value: v1.HostEndpoint | None) -> None:
         """An endpoint of any host."""
@@ -75,23 +78,22 @@ class Members:
         """What a profile hands down."""
         self._index.set_parent(profile, labels)
 
-    def item(self, key: v1.Key) -> Item | None:
-        """What is remembered of an endpoint or network set; it never changes, another takes its place."""
-        return self._items.get(key)
-
     def _set(
         self,
         key: v1.Key,
         contribution: tuple[str, ...],
         ports: tuple[v1.EndpointPort, ...],
         value: v1.WorkloadEndpoint | v1.HostEndpoint | v1.NetworkSet,
+        rest: bytes = b"",
     ) -> None:
-        before = self._items.get(key)
+        before = self.items.get(key)
         group = self._index.group(value.labels, value.profile_ids)
         if before is not None and before.group is group and before.nets == contribution and before.ports == ports:
+            if before.rest != rest:
+                self._exchange(key, before, Item(contribution, ports, group, rest))
             return
         # The new contributions first: what stays never leaves, not even for a moment.
-        item = self._items[key] = Item(contribution, ports, group)
+        item = self.items[key] = Item(contribution, ports, group, rest)
         self._index.join(item, group)
         for set_id in group.matches:
             ipset = self._sets[set_id]
@@ -100,8 +102,14 @@ class Members:
         if before is not None:
             self._withdraw(before)
 
+    def _exchange(self, key: v1.Key, before: Item, item: Item) -> None:
+        """One for another that contributes the same."""
+        self.items[key] = item
+        self._index.join(item, item.group)
+        self._index.remove(before, before.group)
+
     def _drop(self, key: v1.Key) -> None:
-        item = self._items.pop(key, None)
+        item = self.items.pop(key, None)
         if item is not None:
             self._withdraw(item)
 

@@ -39,11 +39,17 @@ pairs = st.tuples(
 ) | st.tuples(st.builds(v1.PolicyKey, texts), st.none() | policies)
 
 
+def put(store: Datastore, key: v1.Key, value: v1.Value | None) -> None:
+    """Without a graph that remembers anything."""
+    if store.set(key, value):
+        store.keep(key, value)
+
+
 @given(st.lists(pairs, max_size=20))
 def test_as_a_dictionary(changes: list[tuple[v1.Key, v1.Value | None]]) -> None:
     store, model = Datastore(), dict[v1.Key, v1.Value]()
     for key, value in changes:
-        store.set(key, value)
+        put(store, key, value)
         if value is None:
             model.pop(key, None)
         else:
@@ -53,18 +59,27 @@ def test_as_a_dictionary(changes: list[tuple[v1.Key, v1.Value | None]]) -> None:
     assert store.hosts() == len({key.host for key in model if isinstance(key, v1.WorkloadKey)})
     assert store.count(v1.PolicyKey) == sum(isinstance(key, v1.PolicyKey) for key in model)
     for key in model:
-        store.set(key, None)
+        put(store, key, None)
     assert not store.copy()
+
+
+def tell(graph: Graph, store: Datastore, key: v1.Key, value: v1.Value | None) -> None:
+    """As Cluster does."""
+    rest = store.set(key, value)
+    graph.update(key, value, rest)
+    if rest and key not in graph.items:
+        store.keep(key, value)
 
 
 @given(st.lists(pairs, max_size=20))
 def test_what_the_graph_remembers_is_not_lost(changes: list[tuple[v1.Key, v1.Value | None]]) -> None:
     """Also of values that the graph refuses, and of those that a copy was made of before they changed."""
-    graph, store, model = Graph("node1", FELIX_3_24_5), Datastore(), dict[v1.Key, v1.Value]()
+    graph, model = Graph("node1", FELIX_3_24_5), dict[v1.Key, v1.Value]()
+    store = Datastore(graph.items)
     earlier = []
     for key, value in changes:
-        graph.update(key, value)
-        store.set(key, value, graph.kept(key))
+        tell(graph, store, key, value)
+        assert len(store) == len({**model, key: value}) - (value is None)
         if value is None:
             model.pop(key, None)
         else:
@@ -75,13 +90,13 @@ def test_what_the_graph_remembers_is_not_lost(changes: list[tuple[v1.Key, v1.Val
 
 
 def test_a_pod_by_its_address() -> None:
-    graph, store = Graph("node1", FELIX_3_24_5), Datastore()
+    graph = Graph("node1", FELIX_3_24_5)
+    store = Datastore(graph.items)
     for number in range(10):
         key = v1.WorkloadKey("n", "k8s", f"x/web-{number}", "eth0")
         nets = (f"10.0.0.{number}/32",)
         value = v1.WorkloadEndpoint(state="active", name=f"cali{number}", ipv4_nets=nets, labels={"a": "b"})
-        graph.update(key, value)
-        store.set(key, value, graph.kept(key))
+        tell(graph, store, key, value)
     assert pod_at(store.copy(), "10.0.0.7") == "x/web-7"
     assert pod_at(store.copy(), "10.0.0.77") is None
 
