@@ -71,7 +71,8 @@ class Pipeline:
                 ends,
             )
             crashpoint("gateway.add.after_acquire")
-            plugged = await self._peers.eni.ask(eni.PLUG, eni.Plug(lease, netns, request.mtu), ends)
+            plug = eni.Plug(lease, netns, request.mtu, request.host_stack)
+            plugged = await self._peers.eni.ask(eni.PLUG, plug, ends)
             crashpoint("gateway.add.after_plug")
             await self._peers.policy.ask(
                 policy.ATTACH,

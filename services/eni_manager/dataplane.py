@@ -47,7 +47,7 @@ from shared.contracts.ipam import Lease
 from shared.crashpoint import crashpoint
 from shared.errors import Conflict, Internal, NotFound, Unavailable
 from shared.health import Reporter
-from shared.model import AttachmentKey, Ip, Mac, Mode, Subnet
+from shared.model import AttachmentKey, Cidr, Ip, Mac, Mode, Subnet
 from shared.reconcile import ReconcileLoop
 
 log = logs.get(__name__)
@@ -91,6 +91,7 @@ class Dataplane:
 
     `linger_s`: how long an unplugged link waits for others (or for its namespace's end) before it is deleted.
     `nat`: which packets of pods bear the node's address; None: not known yet, what an earlier life set stays.
+    `stated`: what the CNI configuration stated last of what pods reach by the node's stack, beside `node.host_stack`.
     `symmetric`: answers leave by the primary interface that their questions came in by (core/wiring/symmetric.py).
     """
 
@@ -103,10 +104,12 @@ class Dataplane:
         repair_s: float = 300.0,
         symmetric: bool = False,
         nat: Nat | None = None,
+        stated: tuple[Cidr, ...] = (),
         reporter: Reporter | None = None,
         plumbing: Callable[[Node], Plumbing] = plumbing,
     ) -> None:
-        self.node = node
+        self._host_stack = node.host_stack
+        self.node = replace(node, host_stack=_union(node.host_stack, stated))
         self._make_plumbing = plumbing
         self._store = store
         self._symmetric = symmetric
@@ -165,6 +168,8 @@ class Dataplane:
             await self._clear_addresses(lease)
             if lease.mode is Mode.EXCLUSIVE_ENI:
                 await self._await_home(request)
+            if request.host_stack is not None:
+                await self._reach_by_node(request.host_stack)
             crashpoint("eni.plug.before_journal")
             wiring, refused = await asyncio.gather(
                 self._call(self._plumbing.connect, lease, request.netns, request.mtu),
@@ -256,6 +261,13 @@ class Dataplane:
         self._remember(request.lease)
         await self._store.put_attachment(request.lease, netns=request.netns, mtu=request.mtu)
         crashpoint("eni.plug.after_journal")
+
+    async def _reach_by_node(self, stated: tuple[Cidr, ...]) -> None:
+        wanted = _union(self._host_stack, stated)
+        if wanted != self.node.host_stack:
+            self.node = replace(self.node, host_stack=wanted)
+            await self._call(self._plumbing.know, self.node)
+            self.repair()
 
     def _held(self, mac: Mac) -> bool:
         """Does an attachment have this ENI to itself?"""
@@ -375,3 +387,7 @@ class Dataplane:
             return await asyncio.get_running_loop().run_in_executor(thread, lambda: fn(*args, **kwargs))
         except OSError as refused:
             raise (Unavailable if refused.errno in _PASSING else Internal)(str(refused)) from refused
+
+
+def _union(configured: tuple[Cidr, ...], stated: tuple[Cidr, ...]) -> tuple[Cidr, ...]:
+    return tuple(dict.fromkeys((*configured, *stated)))

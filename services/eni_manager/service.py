@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack
 from typing import Any, Protocol
 
 import aiohttp
+import msgspec
 from aiohttp import web
 from msgspec.structs import replace
 
@@ -69,6 +70,9 @@ MODE_CHANGE_LOOK_S = 1.0
 NAMED_PODS = 5
 """So many are named where there may be a hundred."""
 
+HOST_STACK = "host_stack_cidrs"
+"""The journal's note of them."""
+
 log = logs.get(__name__)
 
 
@@ -111,11 +115,19 @@ async def serve(node: NodeConfig, settings: Settings, stop: asyncio.Event, *, wi
                 mode=settings.own.mode,
                 host_stack=settings.host_stack,
             )
-            wiring = Dataplane(own, journal, symmetric=settings.symmetric_routing, reporter=reporter)
+            stated = await _stated(journal)
+            symmetric = settings.symmetric_routing
+            wiring = Dataplane(own, journal, stated=stated, symmetric=symmetric, reporter=reporter)
         await opened.enter_async_context(wiring)
         service = _Service(node, settings, journal, wiring, health)
         service.warn_of_fallback(fallen_back)
         await service.run(stop)
+
+
+async def _stated(journal: Journal) -> tuple[Cidr, ...]:
+    """What the CNI configuration stated last of what pods reach by the node's own stack (terway.md §2.3)."""
+    noted = await journal.noted(HOST_STACK)
+    return () if noted is None else msgspec.json.decode(noted, type=tuple[Cidr, ...])
 
 
 async def fitted(settings: Settings) -> tuple[Settings, str]:
@@ -168,6 +180,7 @@ class _Service:
         self._loops: Loops | None = None
         self._decide: ReconcileLoop | None = None
         self._source = ""
+        self._stated: tuple[Cidr, ...] | None = None
 
     def warn_of_fallback(self, because: str) -> None:
         """ipam makes an event of every warning."""
@@ -226,6 +239,9 @@ class _Service:
         lease, mode = request.lease, self._fleet.mode
         if lease.mode is not mode and all(one.lease.key != lease.key for one in await self._journal.attachments()):
             raise Refused(f"the lease of {lease.pod} is of mode {lease.mode}, and this node's mode is {mode} by now")
+        if request.host_stack not in (None, self._stated):
+            self._stated = request.host_stack
+            await self._journal.note(HOST_STACK, msgspec.json.encode(self._stated))
         return await self._wiring.plug(request)
 
     async def _attachments(self, request: ListAttachments) -> Attachments:

@@ -129,6 +129,8 @@ class Plug(msgspec.Struct, frozen=True):
     netns: str
     mtu: int | None = None
     """None: the configured one."""
+    host_stack: tuple[Cidr, ...] | None = None
+    """What pods of this node reach by its own stack, as the CNI configuration states it; None: it was not asked."""
 
 
 class Plugged(msgspec.Struct, frozen=True):

@@ -14,7 +14,7 @@ import msgspec
 from services.cni_shim.core.chain import Previous, read_previous
 from services.cni_shim.core.spec import NEWEST, SUPPORTED, UNSTATED, CniError, Code, at_least
 from shared.contracts.ipam import Bandwidth
-from shared.model import AttachmentKey, PodKey
+from shared.model import AttachmentKey, Cidr, PodKey
 
 POD_ANNOTATIONS: Final = "io.kubernetes.cri.pod-annotations"
 """The capability by which containerd hands over the pod's annotations."""
@@ -56,6 +56,7 @@ class Add(msgspec.Struct, frozen=True):
     mtu: int | None
     dns: dict[str, Any]
     previous: Previous | None
+    host_stack: tuple[Cidr, ...] = ()
 
 
 class Del(msgspec.Struct, frozen=True):
@@ -246,9 +247,10 @@ def _add(env: Mapping[str, str], config: _Config) -> Add:
     runtime = config.runtime or _RuntimeConfig()
     if config.mtu and not 68 <= config.mtu <= 65535:
         raise CniError(Code.BAD_CONFIG, f"mtu {config.mtu} is outside of 68 to 65535")
+    host_stack = []
     for cidr in config.host_stack_cidrs or ():
         try:
-            ipaddress.ip_network(cidr, strict=False)
+            host_stack.append(Cidr(str(ipaddress.ip_network(cidr, strict=False))))
         except ValueError as error:
             raise CniError(Code.BAD_CONFIG, f"host_stack_cidrs: {error}") from error
     return Add(
@@ -263,6 +265,7 @@ def _add(env: Mapping[str, str], config: _Config) -> Add:
         mtu=config.mtu or None,
         dns=config.dns or {},
         previous=read_previous(config.previous),
+        host_stack=tuple(host_stack),
     )
 
 

@@ -77,6 +77,10 @@ class Plumbing:
         self._own_nics: set[Mac] = set()
         """ENIs that are pods' to have; those that were asked about since the start."""
 
+    def know(self, node: Node) -> None:
+        """What is known of the node from now on; pods that are wired already follow with the next repair."""
+        self._node = node
+
     def close(self) -> None:
         """Let go of the node's namespace."""
         self._host.close()

@@ -10,6 +10,7 @@ from services.eni_manager.dataplane import Dataplane
 from shared.contracts.eni import Limit, Plug, Unplug
 from shared.contracts.ipam import Bandwidth, Lease
 from shared.errors import Conflict, NotFound
+from shared.model import Cidr
 from tests.system.dataplane.exclusive import SERVICES, SERVICES6, Exclusive, running, standing
 from tests.system.dataplane.world import (
     FAR,
@@ -106,6 +107,17 @@ async def test_a_service_is_reached_by_the_node_and_sees_its_address(world: Excl
             answering.sendto(b"answer", sender)
             assert asking.recvfrom(64) == (b"answer", (VIP, port))
         world.node.nft("delete table ip kube")
+
+
+async def test_ranges_that_the_cni_configuration_states(world: Exclusive, dataplane: Dataplane) -> None:
+    old, new = world.sandbox(), world.sandbox()
+    await plug(dataplane, old)
+    stated = (Cidr("10.9.0.0/16"), SERVICES)
+    await dataplane.plug(Plug(new.lease, new.path, host_stack=stated))
+    assert "10.9.0.0/16 via 169.254.1.1 dev veth1 onlink" in routes(new)
+    with inhabited(old):
+        await until(lambda: "10.9.0.0/16 via 169.254.1.1 dev veth1 onlink" in routes(old))  # by the next repair
+    assert await problems_of(dataplane, old) == await problems_of(dataplane, new) == []
 
 
 async def test_another_mode_takes_the_masquerading_away(world: Exclusive, memory: Memory) -> None:

@@ -1,13 +1,15 @@
 """What only pods with an ENI of their own have: an ENI that must not be lost."""
 
+import json
 import shutil
 
 import pytest
 
 from compose.lab import audit, process, services
+from compose.lab.pods import Pods
 from compose.lab.sandbox import Sandbox
 from compose.lab.waiting import until
-from shared.model import Mode
+from shared.model import Mode, PodKey
 from tests.eni_manager.kubelet import Kubelet, read
 from tests.system.modes.site import Site, inside, ip
 
@@ -43,6 +45,34 @@ async def test_a_namespace_that_ends_without_del_loses_no_eni(site: Site) -> Non
     assert (await audit.until_clean(site.layout, site.record)).problems == []
     async with site.pod("next", "node1"):
         assert await site.by("outside", "default/next:80/tcp") == "default/next"
+
+
+async def test_ranges_of_the_cni_configuration_go_by_the_node(site: Site) -> None:
+    """`host_stack_cidrs` (terway.md §2.3), through a restart too."""
+    [path] = site.node("node2").cni_conf.glob("*.conflist")
+    before = path.read_text()
+    network = json.loads(before)
+    network["plugins"][0]["host_stack_cidrs"] = ["10.9.1.2/16"]
+    path.write_text(json.dumps(network))
+    async with Pods(site.layout, {"node2": "cni"}) as pods:
+        try:
+            await pods.add(PodKey("default", "stated"), node="node2")
+            path.write_text(before)
+            sandbox = await pods.sandbox(PodKey("default", "stated"))
+            wanted = "10.9.0.0/16 via 169.254.1.1 dev veth1 proto 84 onlink"
+            assert wanted in inside(sandbox.entry, "ip", "route")
+            await services.restart(site.node("node2"), services.named("eni_manager"))
+            await services.wait_ready(site.node("node2"))
+            inside(sandbox.entry, "ip", "route", "del", "10.9.0.0/16")
+
+            async def missing() -> str:
+                known = wanted in inside(sandbox.entry, "ip", "route") or "10.9" in await site.check("node2", sandbox)
+                return "" if known else "nobody misses the route"
+
+            await until(missing, what="it is reported, or put back by a repair", within_s=20)
+        finally:
+            path.write_text(before)
+            await pods.delete(PodKey("default", "stated"))
 
 
 async def test_kubelet_is_offered_as_many_enis_as_the_instance_type_has(site: Site) -> None:
