@@ -1,6 +1,7 @@
 """The parts that only enforcing has, put together: the kernel and who listens to it, the enforcer, the gate, ipam."""
 
 import asyncio
+import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -34,6 +35,8 @@ from shared.rpc.client import Client
 log = get("policy.enforcing")
 
 LEASES_PERIOD_S = 30.0
+LEASES_DOUBT_S = 2.0
+"""After a look that missed a sandbox: a second one decides."""
 LEASES_RETRY_S = 0.5
 INTERFACES_PERIOD_S = 5.0
 """Until a host endpoint is found by an address that an interface has just been given."""
@@ -121,6 +124,7 @@ class Enforcing:
         async with Client(ipam_socket, name="ipam") as client:
             while True:
                 reporter.alive()
+                asked_at = time.monotonic()
                 try:
                     held = (await client.call(ipam.LEASES, ipam.ListLeases())).leases
                 except SuiteError as error:
@@ -128,7 +132,7 @@ class Enforcing:
                         log.info("leases_unknown", why=error.message)
                     await asyncio.sleep(LEASES_RETRY_S)
                     continue
-                gate.adopt(held)
+                gate.adopt(held, asked_at)
                 if not self.enforcer.begun.is_set():
                     await _alive_until(live.synced, reporter)
                     await self._looked.wait()
@@ -136,7 +140,7 @@ class Enforcing:
                     self.enforcer.begin()
                     await self.enforcer.in_force()
                     gate.in_force()
-                await asyncio.sleep(LEASES_PERIOD_S)
+                await asyncio.sleep(LEASES_DOUBT_S if gate.doubts else LEASES_PERIOD_S)
 
     async def _follow_interfaces(self, reporter: Reporter) -> None:
         """Host endpoints are interfaces; pods' links are not."""

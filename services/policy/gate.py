@@ -82,8 +82,8 @@ class Gate:
         self._ended = ended
         self._since: dict[AttachmentKey, list[float]] = {}
         """Attached at, enforced at."""
-        self._detached: set[AttachmentKey] = set()
-        """Whose lease is still to be given back."""
+        self._detached: dict[AttachmentKey, float] = {}
+        """When, by the monotonic clock; as long as the lease is still to be given back."""
         self._missing: set[AttachmentKey] = set()
         """Wired, and without a lease at the last look."""
 
@@ -102,7 +102,7 @@ class Gate:
             )
         began, asked_at = time.monotonic(), time.time()
         wired = Wired(request.key, request.pod, request.pod_uid, request.host_link, request.addresses)
-        self._detached.discard(request.key)
+        self._detached.pop(request.key, None)
         self._wire(wired)
         try:
             async with asyncio.timeout(self._bound_s):
@@ -121,7 +121,7 @@ class Gate:
     async def detach(self, request: Detach) -> Detached:
         """Returns when the link is one that drops everything, and no connection is left that would be let through to
         the next owner of the address. Unknown keys are success."""
-        self._detached.add(request.key)
+        self._detached[request.key] = time.monotonic()
         wired = self._unwire(request.key)
         if wired is not None and self._enforcer.begun.is_set():
             self._live.flush()
@@ -145,10 +145,11 @@ class Gate:
 
     # ---- what ipam holds
 
-    def adopt(self, leases: Iterable[Lease]) -> None:
-        """All leases of the node, as of a moment before."""
+    def adopt(self, leases: Iterable[Lease], asked_at: float) -> None:
+        """All leases of the node, as of some moment after `asked_at` of the monotonic clock."""
         held = {lease.key: lease for lease in leases}
-        self._detached &= held.keys()
+        # A list that was asked for before the detach may be older than the lease.
+        self._detached = {key: at for key, at in self._detached.items() if key in held or at >= asked_at}
         for key, lease in held.items():
             if key in self._detached or lease.mode not in IN_THE_HOST:
                 continue
@@ -162,6 +163,11 @@ class Gate:
             self._unwire(key)
         self._missing = missing
         self._live.flush()
+
+    @property
+    def doubts(self) -> bool:
+        """Whether another look at the leases would decide something."""
+        return bool(self._missing & {wired.key for wired in self._pods})
 
     # ---- what people ask
 

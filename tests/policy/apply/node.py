@@ -1,6 +1,7 @@
 """A node that enforces, without a kernel and without an API server: both are played."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -139,10 +140,14 @@ class PlayedNode:
         meta = written.metadata
         self.live.apply(resources[type(written)], Who(meta.name, meta.namespace, meta.uid, "1"), written)
 
+    def adopt(self, *leases: Lease) -> None:
+        """What ipam answers now."""
+        self.gate.adopt(leases, time.monotonic())
+
     def begin(self, *leases: Lease) -> None:
         """Everything is known that was there at the start."""
         self.live.in_sync()
-        self.gate.adopt(leases)
+        self.adopt(*leases)
         self.live.flush()
         self.enforcer.begin()
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import time
 from collections.abc import Callable
 
 import pytest
@@ -164,9 +165,9 @@ async def test_leases_say_what_nobody_detached() -> None:
     async with node() as made:
         made.says(pod("shop/web"))
         made.begin(lease(WEB))
-        made.gate.adopt([])
+        made.adopt()
         assert made.gate.count() == 1, "once may be a list that is older than the lease"
-        made.gate.adopt([])
+        made.adopt()
         assert made.gate.count() == 0
         await made.enforcer.in_force()
         assert made.kernel.rules_of(WEB.host_link) is None
@@ -178,11 +179,26 @@ async def test_a_lease_that_is_still_held_after_detach_brings_nothing_back() -> 
         made.says(pod("shop/web"))
         await made.gate.attach(WEB)
         await made.gate.detach(Detach(WEB.key))
-        made.gate.adopt([lease(WEB)])
+        made.adopt(lease(WEB))
         assert made.gate.count() == 0
         assert "does not know it" in (await made.gate.check(CheckAttached(WEB.key))).problems[0]
         await made.gate.attach(WEB)  # the runtime tries the same ADD once more
-        made.gate.adopt([lease(WEB)])
+        made.adopt(lease(WEB))
+        assert made.gate.count() == 1
+
+
+async def test_a_list_that_is_older_than_the_sandbox_decides_nothing() -> None:
+    async with node() as made:
+        made.begin()
+        made.says(pod("shop/web"))
+        asked_at = time.monotonic()
+        await made.gate.attach(WEB)
+        await made.gate.detach(Detach(WEB.key))
+        made.gate.adopt([], asked_at)  # from before the lease
+        made.adopt(lease(WEB))  # which is held until the link is gone
+        assert made.gate.count() == 0
+        made.adopt()
+        made.adopt(lease(WEB))  # the same key again, after its end
         assert made.gate.count() == 1
 
 
@@ -255,7 +271,7 @@ async def test_any_order_of_what_happens_ends_in_the_same() -> None:
         made.says(pod("shop/web", address="10.0.0.1"))
 
     def by_lease(made: PlayedNode) -> None:
-        made.gate.adopt([lease(WEB)])
+        made.adopt(lease(WEB))
 
     def by_attach(made: PlayedNode) -> None:
         attaching.append(asyncio.create_task(made.gate.attach(WEB)))
@@ -271,7 +287,7 @@ async def test_any_order_of_what_happens_ends_in_the_same() -> None:
                 await gone_round()
             made.says(pod("shop/web", address="10.0.0.1"))
             made.live.flush()
-            made.gate.adopt([lease(WEB)])
+            made.adopt(lease(WEB))
             assert [answer.enforced for answer in await asyncio.gather(*attaching)] == [True]
             await made.enforcer.in_force()
             tables.append(made.kernel.table)
