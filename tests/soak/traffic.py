@@ -4,6 +4,7 @@ import socket
 import struct
 import threading
 import time
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Self
@@ -63,6 +64,11 @@ class Flow:
         self._out.close()
 
     @property
+    def sent(self) -> int:
+        """How many were, until now."""
+        return self._sent
+
+    @property
     def arrived(self) -> int:
         """How many have, until now."""
         return len(self._arrived)
@@ -83,7 +89,8 @@ class Flow:
     def _send(self) -> None:
         due = time.monotonic()
         while self._sending.is_set():
-            self._out.sendto(_NUMBER.pack(self._sent), self._to)
+            with suppress(OSError):  # no route, say: what cannot be sent is lost
+                self._out.sendto(_NUMBER.pack(self._sent), self._to)
             self._sent += 1
             due += EVERY_S
             time.sleep(max(0.0, due - time.monotonic()))
