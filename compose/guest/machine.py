@@ -39,10 +39,14 @@ exec {python} -I -S {program} {job}
 
 
 class Guest(msgspec.Struct, frozen=True):
-    """What kind of guest. `kept`: folders whose contents the guest changes for good; all else is forgotten."""
+    """What kind of guest. `kept`: folders whose contents the guest changes for good; all else is forgotten.
+
+    `output`: a file for what the command prints; None: where this process prints.
+    """
 
     cache: Path
     kept: tuple[Path, ...] = ()
+    output: Path | None = None
     timeout_s: float = 600.0
     memory_mib: int = 1536
     kernel: str = KERNEL
@@ -66,7 +70,8 @@ def run(guest: Guest, command: Sequence[str], *, environment: dict[str, str]) ->
         arguments = _prepare(guest, folder, socket, command, environment)
         began = time.monotonic()
         with (folder / "qemu.log").open("wb") as log:
-            qemu = opened.enter_context(_process(arguments, log))
+            output = None if guest.output is None else opened.enter_context(guest.output.open("wb"))
+            qemu = opened.enter_context(_process(arguments, log, output))
             try:
                 qemu.wait(guest.timeout_s)
             except subprocess.TimeoutExpired:
@@ -142,7 +147,8 @@ def _files(folder: Path) -> Iterator[Path]:
     sharing = ["-o", "source=/,cache=always,sandbox=chroot"]
     if program != _VIRTIOFSD[0]:
         sharing = ["--shared-dir=/", "--cache=always", "--sandbox=chroot"]
-    with (folder / "virtiofsd.log").open("wb") as log, _process([program, f"--socket-path={socket}", *sharing], log):
+    command = [program, f"--socket-path={socket}", *sharing]
+    with (folder / "virtiofsd.log").open("wb") as log, _process(command, log, log):
         ends = time.monotonic() + _SOCKET_S
         while not socket.exists():
             if time.monotonic() > ends:
@@ -153,12 +159,12 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _process(arguments: Sequence[str], log: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+def _process(arguments: Sequence[str], log: IO[bytes], output: IO[bytes] | None) -> Iterator[subprocess.Popen[bytes]]:
     """A process of a group of its own; the group ends with the block."""
     process = subprocess.Popen(
         arguments,
         stdin=subprocess.DEVNULL,
-        stdout=None if arguments[0].startswith("qemu") else log,
+        stdout=output,
         stderr=log,
         start_new_session=True,
     )

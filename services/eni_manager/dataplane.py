@@ -362,11 +362,12 @@ class Dataplane:
     def _wants_symmetric(self) -> bool:
         """Only where pods are on ENIs that are the node's. While the mode changes, the pods that run count.
 
-        Where pods have ENIs to themselves, no answer of theirs crosses the node but what it has masqueraded; where they
-        are on none, all goes by the primary interface, and the mark would send answers away from pods.
+        Where pods have ENIs to themselves, or slaves of one, no answer of theirs crosses the node but what it has
+        masqueraded; where they are on none, all goes by the primary interface, and the mark would send answers away
+        from pods.
         """
         modes = {lease.mode for lease in self._wired.values()} or {self.node.mode}
-        return self._symmetric and modes.isdisjoint((Mode.EXCLUSIVE_ENI, Mode.VPC_ROUTE))
+        return self._symmetric and modes.isdisjoint((Mode.EXCLUSIVE_ENI, Mode.VPC_ROUTE, Mode.SHARED_IPVLAN))
 
     async def _delete_retired(self) -> None:
         await self._on(self._reaper_thread, self._reaper.delete_retired)

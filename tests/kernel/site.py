@@ -161,7 +161,7 @@ async def running(
 ) -> AsyncIterator[Dataplane]:
     """A dataplane of the node, with its loops and ENIs."""
     plumbing = partial(IpvlanPlumbing, by_bpf=by_bpf)
-    made = Dataplane(node_of(ranges=ranges), store, linger_s=0.01, repair_s=3600.0, plumbing=plumbing)
+    made = Dataplane(node_of(ranges=ranges), store, linger_s=0.01, repair_s=3600.0, symmetric=True, plumbing=plumbing)
     async with dataplane_world.serving(made) as dataplane:
         for mac in (ENIS["eth1"], ENIS["eth2"]):
             await dataplane.ensure_eni(mac, SUBNET, SUBNET6)

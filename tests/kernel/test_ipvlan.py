@@ -1,9 +1,12 @@
 """Mode shared-ipvlan on a kernel that has IPvlan: links, packets, Services, damage, repair, teardown."""
 
 import asyncio
+import json
+import os
 import subprocess
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import pytest
 from msgspec.structs import replace
@@ -423,3 +426,84 @@ async def test_an_eni_that_comes_back_is_found_under_its_new_index(world: Site, 
     with echo(world.vpc):
         assert asked(one, FAR) == one.ipv4
         assert asked(two, FAR) == two.ipv4
+
+
+@pytest.mark.parametrize("direction", ["egress", "ingress"])
+async def test_a_limit_is_met(direction: str, world: Site, dataplane: Dataplane) -> None:
+    """By datagrams: how fast TCP finds the limit depends on a processor that others use, too."""
+    rate = 250_000
+    limits = Bandwidth(ingress=rate) if direction == "ingress" else Bandwidth(egress=rate)
+    limited, free = world.sandbox(bandwidth=limits), world.sandbox()
+    await plug(dataplane, limited)
+    await plug(dataplane, free)
+    way = (free, limited) if direction == "ingress" else (limited, free)
+    assert 0.95 < await asyncio.to_thread(flood, *way) / rate < 1.03
+    assert await asyncio.to_thread(flood, *reversed(way)) / rate > 1.5, "the other direction is not limited"
+
+
+def flood(source: Sandbox, target: Sandbox, seconds: float = 3.0) -> float:
+    """What gets there of more than can, in bytes per second as links carry them."""
+    frame, size = 14 + 20 + 8, 1400
+    arrived, until_s, began = 0, 0.0, 0.0
+    with source.socket(source.ipv4) as sending, target.socket(target.ipv4, 7000) as receiving:
+        receiving.setblocking(False)
+        settled = time.monotonic() + 0.5  # by then the bucket's first fill is spent
+        while not began or until_s < began + seconds:
+            sending.sendto(bytes(size), (target.ipv4, 7000))
+            with suppress(BlockingIOError):
+                while receiving.recv(2048):
+                    until_s = time.monotonic()
+                    if began:
+                        arrived += frame + size
+                    elif until_s > settled:
+                        began = until_s
+    return arrived / (until_s - began)
+
+
+async def test_a_host_port_by_the_portmap_plugin(world: Site, dataplane: Dataplane) -> None:
+    box, neighbour = world.sandbox(), world.sandbox()
+    await plug(dataplane, box)
+    await plug(dataplane, neighbour)
+    await until(lambda: "terway_masq" in world.node.nft("list", "tables"), within_s=30)
+    before = world.node.nft("list", "ruleset")
+    with echo(box):
+        portmap("ADD", world, box)
+        for client in (world.vpc, world.node2, neighbour, world.node):
+            assert asked(client, NODE_IP, 8080), "a client does not reach the host port"
+        portmap("DEL", world, box)
+        assert not asked(world.vpc, NODE_IP, 8080, within=1)
+    assert "8080" not in world.node.nft("list", "ruleset").replace(before, "")
+
+
+def portmap(command: str, world: Site, box: Sandbox) -> None:
+    """The standard plugin, as a runtime chains it after ours."""
+    network = {
+        "cniVersion": "1.0.0",
+        "name": "terway",
+        "type": "portmap",
+        "snat": True,
+        "capabilities": {"portMappings": True},
+        "runtimeConfig": {"portMappings": [{"hostPort": 8080, "containerPort": 7000, "protocol": "udp"}]},
+        "prevResult": {
+            "cniVersion": "1.0.0",
+            "interfaces": [{"name": "eth0", "sandbox": box.path}],
+            "ips": [{"address": f"{box.ipv4}/32", "interface": 0}],
+        },
+    }
+    environment = {
+        "CNI_COMMAND": command,
+        "CNI_CONTAINERID": box.lease.key.container_id,
+        "CNI_NETNS": box.path,
+        "CNI_IFNAME": "eth0",
+        "CNI_PATH": "/usr/lib/cni",
+    }
+    with world.node.inside():
+        done = subprocess.run(
+            ["/usr/lib/cni/portmap"],
+            input=json.dumps(network),
+            env=os.environ | environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -17,7 +17,7 @@ def test_what_did_not_run_in_the_guest_is_named(tmp_path: Path) -> None:
     junit.write_text(JUNIT)
     here = "tests/kernel/test_a.py::"
     ids = [here + name for name in ("test_one", "test_two[x::y]", "test_three", "test_four", "TestB::test_five")]
-    assert shortcomings(ids, junit) == [
+    assert shortcomings(ids, [junit]) == [
         f"{here}test_three was skipped here and skipped in the guest",
         f"{here}test_four was skipped here and did not run in the guest",
     ]

@@ -21,9 +21,9 @@ def junit_name(node_id: str) -> tuple[str, str]:
     return ".".join([path.removesuffix(".py").replace("/", "."), *classes]), name
 
 
-def shortcomings(skipped: Iterable[str], junit: Path) -> list[str]:
-    """A sentence for each test that was skipped here and did not run in the guest."""
-    there = ran(junit)
+def shortcomings(skipped: Iterable[str], junits: Iterable[Path]) -> list[str]:
+    """A sentence for each test that was skipped here and did not run in a guest."""
+    there = {name: how for junit in junits for name, how in ran(junit).items()}
     return [
         f"{node_id} was skipped here and {how} in the guest"
         for node_id in skipped
