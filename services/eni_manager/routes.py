@@ -323,9 +323,10 @@ class Routes:
         """Have packets to anywhere but the VPC and the cluster's pods bear the node's address.
 
         Whoever hears of a new node calls it, so that its pods are met by their own addresses from the first packet on.
+        Until anything is known of other nodes, what an earlier life has set stays.
         """
         sources = frozenset({*self._known.ranges, *self._known.routed})
-        if self._serving and sources:
+        if self._serving and sources and (self._inside or self._cluster.known):
             inside = {*self._surroundings.inside, *self._inside, *self._cluster.known, *sources}
             await self._world.wires.set_nat(Nat(sources=sources, inside=frozenset(inside)))
 

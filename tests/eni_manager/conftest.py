@@ -65,6 +65,7 @@ class NoKernel:
     def __init__(self) -> None:
         self.absent: set[Mac] = set()
         self.wired: list[Mac] = []
+        self.nats: list[Nat] = []
 
     async def __aenter__(self) -> "NoKernel":
         return self
@@ -86,6 +87,7 @@ class NoKernel:
 
     async def set_nat(self, nat: Nat) -> None:
         self.nat = nat
+        self.nats.append(nat)
 
     async def plug(self, request: Plug) -> Plugged:
         raise NotImplementedError

@@ -175,6 +175,17 @@ async def test_pods_of_nodes_that_join_are_met_by_their_own_addresses(site):
         await settles(lambda: TWO not in eni.wiring.nat.inside)
 
 
+async def test_a_restart_never_forgets_other_nodes(site):
+    await site.register("node1", ONE)
+    await site.register("node2", TWO)
+    site.lead(TWO, "node2", await site.of("node2"))
+    for _ in range(3):
+        async with site.running() as eni:
+            await eni.until(routed(ONE))
+            await settles(lambda: eni.wiring.nats != [])
+        assert all({ONE, TWO} <= nat.inside for nat in eni.wiring.nats)
+
+
 async def test_both_families_are_routed_in_dual_stack_and_one_otherwise(site):
     await site.register("node1", "fd00:1::/64", ONE)
     async with site.running() as eni:
