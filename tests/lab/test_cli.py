@@ -38,9 +38,8 @@ def test_the_groups_are_listed_without_being_imported() -> None:
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["--mode", "exclusive-eni"], "not built yet"),
-        (["--policy"], "not built yet"),
-        (["--stack", "dual"], "not built yet"),
+        (["--mode", "ipvlan"], "shared-ipvlan"),
+        (["--stack", "ipv6"], "dual"),
         (["--pool", "5"], "MIN:MAX"),
         (["--pool", "5:2"], "MIN:MAX"),
         (["--nodes", "0"], "nodes"),
