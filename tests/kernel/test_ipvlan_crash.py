@@ -23,8 +23,11 @@ from tests.system.dataplane.world import FAR, SUBNET, SUBNET6, Sandbox, inhabite
 pytestmark = [pytest.mark.system, needs(links=("ipvlan",))]
 
 ROOT = Path(__file__).parents[2]
-POINTS = sorted(name for name in crashpoint.names(ROOT / "services/eni_manager") if name.startswith("eni.ipvlan."))
-WITHDRAWING = {name for name in POINTS if name.endswith(("withdraw", "delete"))}
+ALSO = ("eni.plug.before_journal", "eni.plug.after_journal", "eni.unplug.before_withdraw", "eni.unplug.before_journal")
+"""Points of every mode that this one comes to, too."""
+FOUND = crashpoint.names(ROOT / "services/eni_manager")
+POINTS = sorted(name for name in FOUND if name.startswith("eni.ipvlan.") or name in ALSO)
+WITHDRAWING = {name for name in POINTS if name.endswith(("withdraw", "delete")) or name.startswith("eni.unplug.")}
 
 
 @pytest.fixture
@@ -86,7 +89,7 @@ async def gone(journal: Path, box: Sandbox, world: Site, before: object) -> None
 
 def test_points_are_found_in_the_source() -> None:
     assert {"eni.ipvlan.after_slave", "eni.ipvlan.after_withdraw", "eni.ipvlan.after_companion"} <= set(POINTS)
-    assert WITHDRAWING
+    assert set(ALSO) <= set(POINTS)
 
 
 @pytest.mark.parametrize("point", POINTS)

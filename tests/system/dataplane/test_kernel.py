@@ -25,9 +25,9 @@ MADE_BY = {
     "fq_codel": "qdisc add dev eth1 root fq_codel",
     "prio": "qdisc add dev eth1 root prio",
     "clsact": "qdisc add dev eth1 clsact",
-    "u32": "filter add dev eth1 ingress protocol ip u32 match u32 0 0",
-    "matchall": "filter add dev eth1 ingress protocol ip matchall",
-    "fw": "filter add dev eth1 ingress handle 1 protocol ip fw",
+    "u32": "filter add dev eth1 ingress pref 1 protocol ip u32 match u32 0 0",
+    "matchall": "filter add dev eth1 ingress pref 2 protocol ip matchall classid 1:1",
+    "fw": "filter add dev eth1 ingress pref 3 handle 1 protocol ip fw classid 1:1",
 }
 LINKS, QDISCS = ("veth", "bridge", "ipvlan", "vlan", "dummy", "nonsense"), ("tbf", "htb", "fq_codel", "prio", "clsact")
 CLASSIFIERS = ("u32", "matchall", "fw")
