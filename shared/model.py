@@ -72,3 +72,9 @@ def host_link_name(pod: PodKey, ifname: str, *, salt: str = "") -> str:
     second = "" if ifname in ("", "eth0") else ifname
     digest = hashlib.sha1(f"{pod.namespace}.{pod.name}{second}{salt}".encode(), usedforsecurity=False)
     return HOST_LINK_PREFIX + digest.hexdigest()[:11]
+
+
+def host_peer_name(ifname: str) -> str:
+    """A pod's link to its node beside an ENI of its own (exclusive-eni): `veth1` beside eth0, as Terway names it, and
+    another name beside each further interface."""
+    return "veth1" if ifname == "eth0" else f"v-{ifname}"[:15]

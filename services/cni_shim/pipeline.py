@@ -1,6 +1,8 @@
 """The story of a pod: connected in three steps, each of which can be undone, and disconnected in the same three.
 
-    ADD   ipam.acquire -> eni.plug -> policy.attach
+    ADD   ipam.acquire -> eni.plug -> policy.attach, where the pod's packets pass the node's own rules
+          ipam.acquire -> policy.attach -> eni.plug, where they pass rules in the pod's namespace only: they are to be
+                                                     there before the first packet can be
     DEL   policy.detach -> eni.unplug -> ipam.release
 
 This is the only place that knows the order. Every step is idempotent on the attachment's key, so undoing an ADD *is*
@@ -72,19 +74,23 @@ class Pipeline:
             )
             crashpoint("gateway.add.after_acquire")
             plug = eni.Plug(lease, netns, request.mtu, request.host_stack)
+            attach = policy.Attach(
+                key, lease.pod, lease.pod_uid, lease.mode, lease.host_link, lease.addresses, netns, asked_at
+            )
+            first = lease.mode in policy.BEFORE_THE_LINK
+            if first:
+                await self._attach(attach, ends)
             plugged = await self._peers.eni.ask(eni.PLUG, plug, ends)
             crashpoint("gateway.add.after_plug")
-            await self._peers.policy.ask(
-                policy.ATTACH,
-                policy.Attach(
-                    key, lease.pod, lease.pod_uid, lease.mode, lease.host_link, lease.addresses, netns, asked_at
-                ),
-                ends,
-            )
-            crashpoint("gateway.add.after_attach")
+            if not first:
+                await self._attach(attach, ends)
 
             undo.pop_all()
         return lease, plugged
+
+    async def _attach(self, attach: policy.Attach, ends: float) -> None:
+        await self._peers.policy.ask(policy.ATTACH, attach, ends)
+        crashpoint("gateway.add.after_attach")
 
     async def delete(self, key: AttachmentKey, netns: str | None, call: Call, budget: Budget) -> None:
         """Disconnect a sandbox, or leave a note to do it later; once begun it ends, whoever waits for it."""

@@ -16,10 +16,12 @@ from contextlib import suppress
 
 import msgspec
 
-from services.policy.adapters.kernel import Kernel
+from services.policy.adapters.kernel import UNKNOWN, Kernel
 from services.policy.core.messages import Message
+from services.policy.core.nft.model import Change
 from services.policy.core.nft.render import Renderer
 from services.policy.core.nft.settings import Attachment
+from services.policy.pods import PodTables
 from shared.backoff import Backoff
 from shared.errors import SuiteError
 from shared.health import Reporter
@@ -30,9 +32,6 @@ log = get("policy.enforce")
 RETRIES = Backoff(initial_s=0.05, factor=2.0, jitter=1.0, cap_s=5.0)
 """After the kernel refused, or others kept writing."""
 
-
-UNKNOWN = -1
-"""No generation: somebody may have written."""
 QUIET_S = 30.0
 """Signs of life while nothing happens."""
 
@@ -51,7 +50,7 @@ class EnforcedState(msgspec.Struct, frozen=True):
 
 
 class Enforcer:
-    """One namespace's table. `ready` says whether all is known that the first transaction needs."""
+    """The node's table, and with each flush the `pods'` that follow it. Nothing is written before `begin`."""
 
     def __init__(
         self,
@@ -61,12 +60,16 @@ class Enforcer:
         refresh_s: float,
         applied: Callable[[float], None] = lambda took_s: None,
         repaired: Callable[[], None] = lambda: None,
+        pods: PodTables | None = None,
     ) -> None:
         self._renderer = renderer
         self._kernel = kernel
         self._refresh_s = refresh_s
         self._observe = applied
         self._count_repair = repaired
+        self._pods = pods
+        if pods is not None:
+            pods.wake = self._wake_up
         self._interfaces: dict[str, frozenset[str]] = {}
         self._told = 0
         self._applied = 0
@@ -108,6 +111,10 @@ class Enforcer:
             self._renderer.interfaces(told)
             self._changed()
 
+    def again(self) -> None:
+        """Something is wanted that the pods' tables were told."""
+        self._changed()
+
     def begin(self) -> None:
         """Everything is known that was there at the start: from now on the kernel is made as wanted."""
         self._started = True
@@ -121,6 +128,9 @@ class Enforcer:
 
     def _changed(self) -> None:
         self._told += 1
+        self._wake.set()
+
+    def _wake_up(self) -> None:
         self._wake.set()
 
     # ---- what is in force
@@ -195,6 +205,10 @@ class Enforcer:
                     await self._look()
                 if clock() - looked >= self._refresh_s:
                     looked = clock()
+                    if self._pods is not None:
+                        self._pods.look()
+                if self._pods is not None:
+                    await self._pods.settle()
             except SuiteError as error:
                 log.error("apply_failed", error=error.message)
                 self.trouble = error.message
@@ -221,7 +235,7 @@ class Enforcer:
                 await self._wake.wait()
 
     async def _flush(self) -> None:
-        change = self._renderer.flush()
+        change = self._render()
         if change.empty():
             return
         done = await self._kernel.carry_out(change, self._renderer.table)
@@ -231,13 +245,20 @@ class Enforcer:
         elif not done.alone:
             self.suspect()
 
+    def _render(self) -> Change:
+        """What changed of the node's table. Pods' tables are told all of it, whatever becomes of it here."""
+        change = self._renderer.flush()
+        if self._pods is not None:
+            self._pods.follow(self._renderer.table, change)
+        return change
+
     async def _was_written_to(self) -> bool:
         """Whether somebody wrote to the namespace's rules since the last look, maybe to ours."""
         return await self._kernel.generation() != self._generation
 
     async def _look(self) -> None:
         """Compare with the kernel and mend; what is new goes with it."""
-        unsaid = not self._renderer.flush().empty()
+        unsaid = not self._render().empty()
         done = await self._kernel.reconcile(self._renderer.table)
         self._generation = done.generation if done.alone else UNKNOWN
         if not done.steps:

@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from services.policy.adapters.interfaces import interfaces
 from services.policy.adapters.kernel import Kernel
 from services.policy.adapters.nft_monitor import Monitor
+from services.policy.adapters.nft_pods_monitor import PodsMonitor
 from services.policy.config import PolicyConfig
 from services.policy.core import objects
 from services.policy.core.nft.model import TABLE
@@ -23,10 +24,13 @@ from services.policy.core.problems import Invalid
 from services.policy.enforce import Enforcer
 from services.policy.gate import Gate
 from services.policy.live import Live
+from services.policy.pods import Inside, PodTables
 from shared.contracts import ipam
-from shared.errors import Internal, SuiteError
+from shared.errors import Internal, SuiteError, Unavailable
 from shared.health import Health, Reporter
 from shared.kube.client import KubeClient
+from shared.kube.objects import ObjectReference
+from shared.kube.recorder import Recorder
 from shared.kube.resources import PODS
 from shared.log import get
 from shared.model import PodKey
@@ -47,8 +51,9 @@ _GATE = (0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.
 class Enforcing:
     """An async context manager: the kernel is open while it lasts. What is in force stays when it ends."""
 
-    def __init__(self, config: PolicyConfig, registry: CollectorRegistry) -> None:
+    def __init__(self, config: PolicyConfig, registry: CollectorRegistry, recorder: Recorder) -> None:
         self._config = config
+        self._recorder = recorder
         self._opened = AsyncExitStack()
         self._looked = asyncio.Event()
         """The node's interfaces are known."""
@@ -57,6 +62,11 @@ class Enforcing:
         )
         self._repairs = Counter(
             "terway_policy_repairs", "Transactions that mended what somebody else had changed", registry=registry
+        )
+        self._restored = Counter(
+            "terway_policy_pod_restorations",
+            "Tables in pods' namespaces that were put back after somebody changed them",
+            registry=registry,
         )
         self._gate_s = Histogram(
             "terway_policy_gate_seconds", "Seconds from a pod's ADD to its rules", registry=registry, buckets=_GATE
@@ -68,14 +78,29 @@ class Enforcing:
     async def __aenter__(self) -> Self:
         monitor = self._opened.enter_context(Monitor(TABLE, lambda: self.enforcer.suspect()))
         kernel = await self._opened.enter_async_context(Kernel(monitor))
+        settings = self._config.settings()
+        self.pods = PodTables(settings, kernel, applied=self._applied.observe, restored=self._say_restored)
         self.enforcer = Enforcer(
-            Renderer(self._config.settings()),
+            Renderer(settings),
             kernel,
             refresh_s=self._config.refresh_s,
             applied=self._applied.observe,
             repaired=self._repairs.inc,
+            pods=self.pods,
         )
+        try:
+            self._opened.enter_context(PodsMonitor(TABLE, self.pods.heard))
+        except Unavailable as error:  # the timer looks, too
+            log.warning("pods_not_heard", why=error.message, looked_at_every_s=self._config.refresh_s)
         return self
+
+    def _say_restored(self, inside: Inside, touched: str) -> None:
+        self._restored.inc()
+        about = ObjectReference(
+            kind="Pod", api_version="v1", name=inside.pod.name, namespace=inside.pod.namespace, uid=inside.uid
+        )
+        text = f"somebody changed NetworkPolicy's rules in the pod's network namespace; put back: {touched}"
+        self._recorder.warn(about, "PolicyRulesRestored", text)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -97,6 +122,7 @@ class Enforcing:
         return Gate(
             live,
             self.enforcer,
+            self.pods,
             bound_s=self._config.gate_s,
             unready=self._config.unready,
             ask=ask,

@@ -2,6 +2,8 @@
 
     attach   wired: the pod's object with the addresses of its lease --> calculation --> transaction --> answer
     detach   the link becomes one that nobody knows, which drops everything, until it is gone
+    inside   modes in which packets pass the host by: the same, and a table in the pod's namespace (pods.py), which is
+             there before the pod's link is: the gateway attaches such a pod before it is wired
     leases   what ipam holds is what is wired: known again after a restart, and dropped when nobody detached it
 
 Nothing of this is durable here. A lease exists before its link does and until after the link is gone, so ipam's leases
@@ -21,6 +23,7 @@ from services.policy.core.messages import WorkloadEndpointID
 from services.policy.core.nft.settings import Attachment
 from services.policy.enforce import Enforcer
 from services.policy.live import Live
+from services.policy.pods import IN_THE_POD, Inside, PodTables
 from shared.contracts.ipam import Lease
 from shared.contracts.policy import Attach, Attached, CheckAttached, Detach, Detached, PolicyChecked
 from shared.errors import NotFound, Refused, SuiteError, Unavailable
@@ -66,6 +69,7 @@ class Gate:
         self,
         live: Live,
         enforcer: Enforcer,
+        pods: PodTables | None = None,
         *,
         bound_s: float,
         unready: Unready,
@@ -75,6 +79,8 @@ class Gate:
     ) -> None:
         self._live = live
         self._enforcer = enforcer
+        self._inside = pods
+        self._modes = IN_THE_HOST if pods is None else IN_THE_HOST | IN_THE_POD
         self._bound_s = bound_s
         self._unready: Unready = unready
         self._ask = ask
@@ -95,7 +101,7 @@ class Gate:
 
     async def attach(self, request: Attach) -> Attached:
         """Returns when the pod's rules are in force. Unavailable: not within the bound, and a retry is configured."""
-        if request.mode not in IN_THE_HOST:
+        if request.mode not in self._modes:
             raise Refused(
                 f"network_policy: enforce has no rules for pods of the mode {request.mode}, which pass the host by; "
                 "set network_policy to off on this node, or give its pods another mode"
@@ -104,6 +110,8 @@ class Gate:
         wired = Wired(request.key, request.pod, request.pod_uid, request.host_link, request.addresses)
         self._detached.pop(request.key, None)
         self._wire(wired)
+        if request.mode in IN_THE_POD:
+            self._enter(wired, request.netns)
         try:
             async with asyncio.timeout(self._bound_s):
                 await self._in_force(wired)
@@ -139,7 +147,8 @@ class Gate:
         if wired is None:
             return PolicyChecked([f"there are no rules for {request.key}: policy does not know it"])
         try:
-            return PolicyChecked(await self._enforcer.problems())
+            inside = [] if self._inside is None else await self._inside.problems(request.key)
+            return PolicyChecked([*await self._enforcer.problems(), *inside])
         except TimeoutError:
             return PolicyChecked([f"rules of {wired.link} wait to be written: {self._why()}"])
 
@@ -151,11 +160,13 @@ class Gate:
         # A list that was asked for before the detach may be older than the lease.
         self._detached = {key: at for key, at in self._detached.items() if key in held or at >= asked_at}
         for key, lease in held.items():
-            if key in self._detached or lease.mode not in IN_THE_HOST:
+            if key in self._detached or lease.mode not in self._modes:
                 continue
             wired = Wired(key, lease.pod, lease.pod_uid, lease.host_link, lease.addresses)
             if self._pods.find(key) != wired:
                 self._wire(wired)
+                if lease.mode in IN_THE_POD:
+                    self._enter(wired)
         # Once may be a lease that was granted after the list was made.
         missing = {wired.key for wired in self._pods} - held.keys()
         for key in missing & self._missing:
@@ -192,7 +203,7 @@ class Gate:
                     attached_at=attached_at,
                     enforced_at=enforced_at,
                     pending=self._enforcer.pending or endpoint is None,
-                    trouble=self._enforcer.trouble or ("" if endpoint is not None else "no endpoint is calculated"),
+                    trouble=self._trouble(wired.key) or ("" if endpoint is not None else "no endpoint is calculated"),
                     policies=tuple(policies),
                     profiles=endpoint.profile_ids if endpoint is not None else (),
                 )
@@ -219,8 +230,20 @@ class Gate:
             Attachment(link=wired.link, addresses=tuple(wired.addresses), workload=_workload(wired.pod), open=open)
         )
 
+    def _enter(self, wired: Wired, netns: str = "", *, open: bool = False) -> None:
+        """Its table is to be in its namespace. `netns`: a path to it; empty: where it was, or to be searched for."""
+        assert self._inside is not None, "modes without it are refused"
+        workload = _workload(wired.pod)
+        self._inside.attach(Inside(wired.key, wired.pod, wired.uid, tuple(wired.addresses), workload, netns, open))
+        self._enforcer.again()
+
+    def _trouble(self, key: AttachmentKey) -> str:
+        return self._enforcer.trouble or ("" if self._inside is None else self._inside.trouble(key))
+
     def _unwire(self, key: AttachmentKey) -> Wired | None:
         wired = self._live.unwire(key)
+        if self._inside is not None:
+            self._inside.detach(key)
         self._since.pop(key, None)
         if wired is not None and all(other.link != wired.link for other in self._pods):
             self._enforcer.detach(wired.link)
@@ -233,6 +256,8 @@ class Gate:
         if _workload(wired.pod) not in self._live.cluster.state.workloads:
             raise Unavailable(f"no endpoint can be calculated for {wired.pod}: {self._live.problem_of(wired.pod)}")
         await self._enforcer.in_force()
+        if trouble := "" if self._inside is None else self._inside.trouble(wired.key):
+            raise Unavailable(f"rules of {wired.pod} cannot be written: {trouble}")
         times = self._since.setdefault(wired.key, [time.time(), 0.0])
         if not times[1]:  # of an owner before, whose end nobody told us
             await self._enforcer.forget_connections(wired.addresses)
@@ -256,6 +281,8 @@ class Gate:
         self._ended(self._unready)
         if self._unready == "open":
             self._wire(wired, open=True)
+            if self._inside is not None and self._inside.knows(wired.key):
+                self._enter(wired, open=True)
             try:
                 async with asyncio.timeout(self._bound_s):
                     await self._enforcer.in_force()

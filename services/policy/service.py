@@ -50,7 +50,7 @@ async def serve(node: NodeConfig, config: PolicyConfig, stop: asyncio.Event) -> 
         recorder = Recorder(client, component=EVENT_SOURCE, host=node.node_name)
         enforcing = None
         if config.network_policy == "enforce":
-            enforcing = await opened.enter_async_context(Enforcing(config, registry))
+            enforcing = await opened.enter_async_context(Enforcing(config, registry, recorder))
         live = Live(
             node.node_name,
             PROFILES[config.compat],

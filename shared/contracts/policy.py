@@ -5,9 +5,12 @@ import msgspec
 from shared.model import AttachmentKey, Ip, Mode, PodKey
 from shared.rpc.method import Method
 
+BEFORE_THE_LINK = frozenset((Mode.EXCLUSIVE_ENI, Mode.SHARED_IPVLAN))
+"""Modes in which a sandbox is attached before it is wired: its rules are in its namespace, with nothing in front."""
+
 
 class Attach(msgspec.Struct, frozen=True):
-    """A sandbox is wired: `host_link` is its host interface, `netns` where policy hooks inside the pod."""
+    """A sandbox is wired, or soon: `host_link` is its host interface, `netns` where policy hooks inside the pod."""
 
     key: AttachmentKey
     pod: PodKey

@@ -28,7 +28,7 @@ from shared.errors import Conflict
 from shared.kube.access import KubeAddress
 from shared.kube.client import KubeClient
 from shared.kube.resources import NAMESPACES, NETWORK_POLICIES, PODS
-from shared.model import PodKey
+from shared.model import Mode, PodKey
 
 Json = Any
 
@@ -290,10 +290,20 @@ def _subnet(primary: str) -> str:
 
 
 @asynccontextmanager
-async def site(name: str) -> AsyncIterator[Site]:
+async def site(name: str, mode: Mode = Mode.SHARED_VETH) -> AsyncIterator[Site]:
     """Pods a, b, c in x and y on node1 and in z on node2; all reach all."""
     layout = Layout.of(name)
-    options = Options(nodes=2, runtime="cni", policy=True, processes=True, delays="none", pool=(2, 8), cooldown_s=0.5)
+    options = Options(
+        nodes=2,
+        mode=mode,
+        runtime="cni",
+        policy=True,
+        processes=True,
+        delays="none",
+        pool=(0, 8) if mode is Mode.EXCLUSIVE_ENI else (2, 8),
+        cooldown_s=0.5,
+        instance_type="ecs.g6.4xlarge",  # seven pods, where each has an ENI of its own
+    )
     record = await lab.up(layout, options, say=lambda line: None)
     try:
         async with AsyncExitStack() as opened:

@@ -7,19 +7,21 @@ The thread is born in the node's namespace and is in a pod's only for as long as
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Final, Protocol, Self, TypeVar
 
 import msgspec
 
+from services.policy.adapters import sandboxes
 from services.policy.adapters.conntrack import forget
 from services.policy.adapters.netns import inside
 from services.policy.adapters.nfnetlink import NfSocket, Rejected, Request
 from services.policy.adapters.nft_batch import Plan, complete, planned, removal, repairs, requests
 from services.policy.adapters.nft_compiler import Compiler
 from services.policy.adapters.nft_seen import look
+from services.policy.adapters.sandboxes import Sought, Where
 from services.policy.core.nft.model import Change, Table
 from shared.crashpoint import crashpoint
 from shared.log import get
@@ -30,6 +32,9 @@ _SPARE_RULES: Final = 1000
 """Compiled rules that nobody uses, before they are forgotten."""
 _LOOKS: Final = 5
 """Attempts at a repair while others change the namespace's rules."""
+
+UNKNOWN: Final = -1
+"""No generation: somebody may have written."""
 
 T = TypeVar("T")
 
@@ -92,6 +97,44 @@ class Workshop:
             plan, since, generation = self._mend(socket, wanted)
         self._tidy(wanted)
         return Done(plan.steps, time.perf_counter() - began, since, generation, summary(plan))
+
+    def keep(self, where: Where, wanted: Table, change: Change | None, since: int) -> tuple[Where, Done]:
+        """A pod's table: the change where nobody has written since that generation, else whatever mends it.
+
+        Raises NotFound: the namespace has ended.
+        """
+        began = time.perf_counter()
+        with sandboxes.inside(where) as (socket, there):
+            before = after = socket.generation()
+            if before == since:
+                plan = planned(change or Change(), wanted)
+                if plan.steps:
+                    self._compiler.prepare((*plan.chains_added, *plan.chains_filled), plan.sets_added, wanted.sets)
+                    batch = list(requests(plan, wanted.name, self._compiler))
+                    crashpoint("policy.pod.before_transaction")
+                    socket.transact(batch)
+                    crashpoint("policy.pod.after_transaction")
+                    after = socket.generation()
+            else:
+                self._compiler.prepare(wanted.chains.values(), wanted.sets.values(), wanted.sets)
+                plan, before, after = self._mend(socket, wanted)
+        return there, Done(plan.steps, time.perf_counter() - began, before, after, summary(plan))
+
+    def remove_inside(self, sought: Mapping[str, Sought], table: str) -> list[str]:
+        """The table goes in the namespaces of these pods; of whose it went."""
+        gone = []
+        for name, where in sandboxes.search(sought).items():
+            with sandboxes.inside(where) as (socket, _):
+                if table in socket.tables():
+                    socket.transact(removal(table))
+                    gone.append(name)
+        return gone
+
+    def pod_differences(self, where: Where, wanted: Table) -> str:
+        """What is not as wanted in a pod's namespace, a clause; empty: nothing. Raises NotFound: it has ended."""
+        self._compiler.prepare(wanted.chains.values(), wanted.sets.values(), wanted.sets)
+        with sandboxes.inside(where) as (socket, _):
+            return summary(repairs(look(socket, wanted.name, ignoring=_dynamic(wanted)), wanted, self._compiler))
 
     def remove(self, table: str, netns: str | None = None) -> None:
         """The table goes, if it is there, and nothing else."""
@@ -236,6 +279,26 @@ class Kernel:
     async def reconcile(self, wanted: Table, netns: str | None = None) -> Done:
         """See Workshop."""
         return await self._do(self._open.reconcile, wanted, netns)
+
+    async def keep(self, where: Where, wanted: Table, change: Change | None, since: int) -> tuple[Where, Done]:
+        """See Workshop."""
+        return await self._do(self._open.keep, where, wanted, change, since)
+
+    async def pod_differences(self, where: Where, wanted: Table) -> str:
+        """See Workshop."""
+        return await self._do(self._open.pod_differences, where, wanted)
+
+    async def where(self, path: str) -> Where:
+        """See sandboxes.at."""
+        return await self._do(sandboxes.at, path)
+
+    async def search(self, sought: Mapping[str, Sought]) -> dict[str, Where]:
+        """See sandboxes.search."""
+        return await self._do(sandboxes.search, sought)
+
+    async def remove_inside(self, sought: Mapping[str, Sought], table: str) -> list[str]:
+        """See Workshop."""
+        return await self._do(self._open.remove_inside, sought, table)
 
     async def remove(self, table: str, netns: str | None = None) -> None:
         """See Workshop."""

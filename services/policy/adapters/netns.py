@@ -25,17 +25,24 @@ def inside(path: str) -> Iterator[None]:
     except OSError as gone:
         raise NotFound(f"network namespace {path} cannot be opened: {gone.strerror}") from gone
     try:
-        home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            _enter(target, path)
-            try:
-                yield
-            finally:
-                _enter(home, "/proc/thread-self/ns/net")
-        finally:
-            os.close(home)
+        with entered(target, path):
+            yield
     finally:
         os.close(target)
+
+
+@contextmanager
+def entered(target: int, path: str) -> Iterator[None]:
+    """Run the body in the namespace that a descriptor is of; `path` names it in errors. Raises as `inside`."""
+    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _enter(target, path)
+        try:
+            yield
+        finally:
+            _enter(home, "/proc/thread-self/ns/net")
+    finally:
+        os.close(home)
 
 
 @contextmanager
@@ -62,4 +69,6 @@ def _enter(fd: int, path: str) -> None:
         code = ctypes.get_errno()
         if code == errno.EINVAL:
             raise Invalid(f"{path} is no network namespace")
+        if code == errno.EPERM:
+            raise Unavailable("a pod's namespace cannot be entered: enforcing there needs CAP_SYS_ADMIN")
         raise OSError(code, os.strerror(code))

@@ -61,16 +61,17 @@ class Monitor:
                     raise
                 self._written()  # too much at once: nobody knows what
                 continue
-            if self._is_ours(data):
+            if names_table(data, self._table):
                 self._written()
 
-    def _is_ours(self, data: bytes) -> bool:
-        """Whether a datagram speaks of our table: every object names its table in its first attribute."""
-        for frame in frames(data):
-            if frame.subsystem == SUBSYSTEM and frame.family == INET:
-                for kind, raw in pieces(frame.body):
-                    if kind == 1:
-                        if string(raw[4:]) == self._table:
-                            return True
-                        break
-        return False
+
+def names_table(data: bytes, table: str) -> bool:
+    """Whether a datagram speaks of that table: every object names its table in its first attribute."""
+    for frame in frames(data):
+        if frame.subsystem == SUBSYSTEM and frame.family == INET:
+            for kind, raw in pieces(frame.body):
+                if kind == 1:
+                    if string(raw[4:]) == table:
+                        return True
+                    break
+    return False

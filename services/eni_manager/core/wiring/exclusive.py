@@ -35,10 +35,8 @@ from services.eni_manager.core.wiring.values import (
 )
 from services.eni_manager.core.wiring.veth import DEFAULT4, DEFAULT6, host_cidr, host_side, pair_of, unadvised
 from shared.contracts.ipam import Lease
-from shared.model import Cidr, Ip, Subnet
+from shared.model import Cidr, Ip, Subnet, host_peer_name
 
-HOST_PEER = "veth1"
-"""The pod's link to the node, beside eth0."""
 IFB = "terway-in"
 """The pod's link on which what comes in is queued, where that is limited."""
 NFT_TABLE = "terway_masq"
@@ -63,7 +61,7 @@ def exclusive_eni(lease: Lease, node: Node, *, mtu: int | None = None) -> Wiring
 
 def host_peer(ifname: str) -> str:
     """What the pod's link to the node is called: `veth1` beside eth0, another name beside each further interface."""
-    return HOST_PEER if ifname == "eth0" else f"v-{ifname}"[:15]
+    return host_peer_name(ifname)
 
 
 def _by_the_eni(lease: Lease, nic: Nic, mtu: int) -> Side:

@@ -5,7 +5,11 @@ that the pod's two chains lead to, and no others. So one rendering serves both, 
 changed of the host's.
 
     input    0  loopback, what is known, neighbours, the host's own packets; then the pod's ingress
-    output   0  loopback, what is known, neighbours, what the host translates and judges itself; then the pod's egress
+    output   0  loopback; a source that is not the pod's goes no further; what is known, neighbours, what the host
+                translates and judges itself; then the pod's egress
+
+What passes by `judged_link` is judged by the host in both directions, with the addresses before and after it translates
+(`static.py`), and not again here, where what the host passes on bears its own address.
 """
 
 import re
@@ -25,8 +29,19 @@ _LOOKUP = re.compile(r"@(\S+)")
 class PodTable:
     """One workload's own table. `open`: what it is while the calculation knows nothing of the workload."""
 
-    def __init__(self, workload: m.WorkloadEndpointID, settings: Settings, *, open: bool = False) -> None:
+    def __init__(
+        self,
+        workload: m.WorkloadEndpointID,
+        settings: Settings,
+        *,
+        open: bool = False,
+        judged_link: str = "",
+        addresses: tuple[str, ...] = (),
+    ) -> None:
+        """`addresses`: the pod's own, of which its packets must come; empty: of any."""
         self._settings = settings
+        self._judged_link = judged_link
+        self._addresses = addresses
         self._open = open
         self._ingress = names.workload(workload, "ingress")
         self._egress = names.workload(workload, "egress")
@@ -64,7 +79,7 @@ class PodTable:
         known = self._ingress in host.chains and self._egress in host.chains
         wanted = dict(_reached(host, (self._ingress, self._egress))) if known else {}
         used = {name for chain in wanted.values() for rule in chain.rules for name in _LOOKUP.findall(rule)}
-        for chain in _base_chains(self._settings, self._word(self._ingress, known), self._word(self._egress, known)):
+        for chain in self._base_chains(self._word(self._ingress, known), self._word(self._egress, known)):
             wanted[chain.name] = chain
         for name in self._chains.keys() - wanted.keys():
             self._draft.no_chain(name)
@@ -76,6 +91,31 @@ class PodTable:
         for name in used - self._sets:
             self._draft.set(host.sets[name], host.elements.get(name, ()))
         self._chains, self._sets = wanted, used
+
+    def _base_chains(self, ingress: str, egress: str) -> Iterator[Chain]:
+        settings, judged = self._settings, f'ifname "{self._judged_link}" accept'
+        near = f'iifname "{settings.host_link}" ' if settings.host_link else ""
+        inward = [f"{near}{line} accept" for line in _listed("saddr", settings.host_addresses)]
+        outward = [f"{line} accept" for line in _listed("daddr", settings.service_nets)]
+        if self._judged_link:
+            inward.append(f"i{judged}")
+            outward.append(f"o{judged}")
+        rules = ('iifname "lo" accept', static.KNOWN, hosts.NEIGHBOURS, *inward, ingress)
+        yield Chain("input", rules, Hook("filter", "input", 0))
+        rules = ('oifname "lo" accept', *self._sources(), static.KNOWN, hosts.NEIGHBOURS, *outward, egress)
+        yield Chain("output", rules, Hook("filter", "output", 0))
+
+    def _sources(self) -> Iterator[str]:
+        if not self._addresses:
+            return
+        foreign = 'counter drop comment "the source address is not the pod\'s"'
+        own4 = [address for address in self._addresses if not nets.is_ipv6(address)]
+        own6 = [address for address in self._addresses if nets.is_ipv6(address)]
+        if own4:
+            yield f"ip saddr != {match.ranges(own4)[0]} {foreign}"
+        else:
+            yield f"meta nfproto 2 {foreign}"
+        yield f"ip6 saddr != {{ ::, fe80::/10{''.join(f', {one}' for one in own6)} }} {foreign}"
 
     def _word(self, chain: str, known: bool) -> str:
         if known:
@@ -94,16 +134,6 @@ def _reached(host: Table, roots: tuple[str, ...]) -> Iterator[tuple[str, Chain]]
                 if target not in seen:
                     seen.add(target)
                     waiting.append(target)
-
-
-def _base_chains(settings: Settings, ingress: str, egress: str) -> Iterator[Chain]:
-    near = f'iifname "{settings.host_link}" ' if settings.host_link else ""
-    inward = (f"{near}{line} accept" for line in _listed("saddr", settings.host_addresses))
-    outward = (f"{line} accept" for line in _listed("daddr", settings.service_nets))
-    rules = ('iifname "lo" accept', static.KNOWN, hosts.NEIGHBOURS, *inward, ingress)
-    yield Chain("input", rules, Hook("filter", "input", 0))
-    rules = ('oifname "lo" accept', static.KNOWN, hosts.NEIGHBOURS, *outward, egress)
-    yield Chain("output", rules, Hook("filter", "output", 0))
 
 
 def _listed(field: str, listed: tuple[str, ...]) -> Iterator[str]:
