@@ -33,6 +33,8 @@ PLUGINS = ("pytest_asyncio.plugin", "pytest_timeout")
 def main(arguments: list[str]) -> int:
     """The worse status of the guests' pytests; 1 also when something did not run."""
     RESULTS.mkdir(parents=True, exist_ok=True)
+    for old in RESULTS.glob("guest*"):
+        old.unlink()
     skipped = collect()
     print(f"{len(skipped)} tests need another kernel than this one", flush=True)
     fetch_kernel(CACHE), fetch("busybox-static", CACHE)  # once, and not by all guests at a time
@@ -61,7 +63,6 @@ def shares(node_ids: list[str], guests: int) -> list[list[str]]:
 def in_guest(number: int, files: list[str], arguments: list[str]) -> int:
     """Run these files' tests; the status, after what was printed."""
     junit, output = RESULTS / f"guest{number}.xml", RESULTS / f"guest{number}.txt"
-    junit.unlink(missing_ok=True)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     for plugin in PLUGINS:
         command += ["-p", plugin]
