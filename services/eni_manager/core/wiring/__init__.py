@@ -21,7 +21,7 @@ WITHOUT_ENI = frozenset({Mode.VPC_ROUTE, Mode.EXCLUSIVE_ENI})
 
 
 def wire(lease: Lease, node: Node, eni: EniLink | None, *, mtu: int | None = None) -> Wiring:
-    """What this lease wants of the kernel; `eni` is None for the modes WITHOUT_ENI. Raises Refused: the two do not go together."""
+    """What this lease wants of the kernel; `eni` is None for the modes WITHOUT_ENI. Raises Refused: no match."""
     match lease.mode, eni:
         case Mode.SHARED_VETH, EniLink():
             return shared_veth(lease, node, eni, mtu=mtu)
