@@ -202,7 +202,7 @@ class PodTables:
     async def _locate(self) -> None:
         now = asyncio.get_running_loop().time()
         sought: dict[str, _Held] = {}
-        for held in self._held.values():
+        for held in list(self._held.values()):  # more may come and go meanwhile
             if held.where is not None or not held.due:
                 continue
             if held.inside.netns:

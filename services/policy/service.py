@@ -16,6 +16,7 @@ from services.policy.enforcing import Enforcing
 from services.policy.handlers import Handlers, NothingEnforced
 from services.policy.live import Live
 from services.policy.pages import Pages
+from services.policy.pods_off import nothing_inside
 from services.policy.report import Report, latency
 from shared import metrics
 from shared.config import NodeConfig
@@ -42,7 +43,7 @@ async def serve(node: NodeConfig, config: PolicyConfig, stop: asyncio.Event) -> 
         if config.network_policy != "enforce":
             await _nothing_in_force()
         if config.network_policy == "off":
-            async with _faces(node, config, registry, health, _off, NothingEnforced()):
+            async with _faces(node, config, registry, health, _off, NothingEnforced()), nothing_inside(node):
                 await stop.wait()
             return
         _require(node)
@@ -73,7 +74,9 @@ async def serve(node: NodeConfig, config: PolicyConfig, stop: asyncio.Event) -> 
                 tasks.create_task(inputs.run(), name="policy-inputs"),
                 tasks.create_task(live.flushing.run(flushing), name="policy-flush"),
             ]
-            if enforcing is not None:
+            if enforcing is None:
+                await opened.enter_async_context(nothing_inside(node))
+            else:
                 handlers = gate = enforcing.gate(live, client)
                 report.enforcing(enforcing.enforcer, gate)
                 routes += enforcing.routes(gate)

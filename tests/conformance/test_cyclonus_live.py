@@ -26,7 +26,7 @@ SAMPLE = 60
 Json = Any
 
 
-def steps(document: Json) -> list[tuple[str, Json]]:
+def steps(document: Json, sample: int = SAMPLE) -> list[tuple[str, Json]]:
     """Name and content of the steps with at most nine pods, all or evenly chosen."""
     found = [
         (f"{case['id']} step {number}: {case['description']}", step)
@@ -34,7 +34,7 @@ def steps(document: Json) -> list[tuple[str, Json]]:
         for number, step in enumerate(case["steps"])
         if len(step["pods"]) <= 9
     ]
-    return found if ALL else [found[place * len(found) // SAMPLE] for place in range(SAMPLE)]
+    return found if ALL else [found[place * len(found) // sample] for place in range(sample)]
 
 
 def cells(step: Json) -> dict[Probe, str]:
@@ -53,10 +53,14 @@ def cells(step: Json) -> dict[Probe, str]:
 
 async def test_every_cell(vectors: Path, cluster: Site) -> None:
     document = json.loads((vectors / "cyclonus_vectors.json").read_text())
+    assert await wrong_cells(cluster, steps(document)) == []
+
+
+async def wrong_cells(cluster: Site, chosen: list[tuple[str, Json]]) -> list[str]:
+    """Goes through the steps; a sentence for each cell that is not as cyclonus says."""
     asked = denied = 0
     wrong: list[str] = []
     began = time.monotonic()
-    chosen = steps(document)
     for name, step in chosen:
         await cluster.enter(step)
         expected = cells(step)
@@ -73,4 +77,4 @@ async def test_every_cell(vectors: Path, cluster: Site) -> None:
     print(f"{len(chosen)} steps, {asked} cells, {denied} denied, {time.monotonic() - began:.1f} s")
     assert asked >= 72 * len(chosen)
     assert 0 < denied < asked
-    assert not wrong, f"{len(wrong)} of {asked} cells: {wrong[:10]}"
+    return wrong

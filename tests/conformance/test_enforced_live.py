@@ -264,20 +264,22 @@ def flooding(cluster: Site, pod: str, addresses: list[str]) -> Iterator[Flood]:
         process.stdout.close()
 
 
-async def received(cluster: Site, name: str, labels: dict[str, str], floods: Iterable[Flood]) -> int:
-    """How many IP packets a new pod of node2 has received when it has run for a while."""
+async def received(
+    cluster: Site, name: str, labels: dict[str, str], floods: Iterable[Flood], *, counter: str = "InReceives"
+) -> int:
+    """How many IP packets a new pod of node2 has received when it has run for a while, by the kernel's counter."""
     key = PodKey("flooded", name)
     info = await cluster.pods.add(key, node="node2", labels=labels, ports=[Port(80, "udp")])
     assert info.sandbox is not None
     try:
         for one in floods:
             await one.goes_on()
-        return await asyncio.to_thread(call_in, info.sandbox.entry, packets)
+        return await asyncio.to_thread(call_in, info.sandbox.entry, lambda: packets(counter))
     finally:
         await cluster.pods.delete(key)
 
 
-def packets() -> int:
+def packets(counter: str) -> int:
     """What the calling thread's namespace has ever received by IPv4."""
     names, numbers = (line.split() for line in Path("/proc/thread-self/net/snmp").read_text().splitlines()[:2])
-    return int(numbers[names.index("InReceives")])
+    return int(numbers[names.index(counter)])

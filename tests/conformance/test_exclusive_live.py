@@ -1,16 +1,55 @@
-"""Policies in mode exclusive-eni: rules in pods' own namespaces, on two nodes, with real packets."""
+"""Policies in mode exclusive-eni: rules in pods' own namespaces, on two nodes, with real packets.
 
+What test_cyclonus_live.py and test_enforced_live.py ask of the default mode, and what only rules in a pod can suffer.
+"""
+
+import asyncio
+import itertools
+import json
+import os
+import subprocess
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
 
+from compose.lab import services
+from compose.lab.probe import ask
+from compose.lab.waiting import until
+from shared.kube.resources import EVENTS
 from shared.model import Mode
-from tests.conformance.site import Site, site
-from tests.conformance.test_enforced_live import DENY_X, every, step
+from tests.conformance.site import PORTS, Probe, Site, site
+from tests.conformance.test_cyclonus_live import steps, wrong_cells
+from tests.conformance.test_enforced_live import (
+    DENY_X,
+    ONLY_B_TO_A,
+    POLICY,
+    every,
+    flooding,
+    judged_all_the_time,
+    more,
+    policy,
+    received,
+    step,
+)
+from tests.policy.conftest import vectors
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(900), pytest.mark.asyncio(loop_scope="module")]
+__all__ = ["vectors"]
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(1800), pytest.mark.asyncio(loop_scope="module")]
+
+ALL = os.environ.get("TERWAY_CONFORMANCE") == "all"
+SAMPLE = 15
+STARTS = 200 if ALL else 8
+AT_ONCE = 3
+"""Each has an ENI to itself, and the node has room for four beside those that stay."""
+VIP = "172.21.0.77"
+REACHED = 30.0
+
+Json = Any
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -19,7 +58,218 @@ async def cluster() -> AsyncIterator[Site]:
         yield made
 
 
-async def test_denied(cluster: Site) -> None:
+async def test_every_cell(vectors: Path, cluster: Site) -> None:
+    document = json.loads((vectors / "cyclonus_vectors.json").read_text())
+    assert await wrong_cells(cluster, steps(document, SAMPLE)) == []
+
+
+async def test_a_denied_connection_times_out_and_the_node_is_answered(cluster: Site) -> None:
     await cluster.enter(step(DENY_X))
     answers = await cluster.ask(every("x/a", cluster.addresses))
     assert set(answers.values()) == {"X"}, "no answer of any kind: no reset, no ICMP"
+    corner = cluster.layout.node("node1")
+    for port in PORTS:
+        answer = await ask(corner.netns, cluster.addresses["x/a"], port, timeout_s=20)
+        assert answer.reached, "a kubelet's probe of its own pod is nobody's business"
+    other = await ask(cluster.layout.node("node2").netns, cluster.addresses["x/a"], PORTS[0], timeout_s=1)
+    assert not other.reached, "another node is a peer like any"
+
+
+@pytest.mark.parametrize("client, reached", [("x/b", True), ("x/c", False)])
+async def test_a_services_backend_on_the_node_is_judged_by_who_really_asks(
+    client: str, reached: bool, cluster: Site
+) -> None:
+    """The node passes it on with its own address, which would reach any pod of its: so it judges before."""
+    await cluster.enter(step(DENY_X, ONLY_B_TO_A))
+    with service(cluster, "node1", cluster.addresses["x/a"]):
+        answer = await ask(cluster.entries[client], VIP, PORTS[0], timeout_s=REACHED if reached else 1.0)
+        assert answer.reached is reached
+
+
+@pytest.mark.parametrize("backend, reached", [("y/a", False), ("z/a", True), ("z/b", False)])
+async def test_what_a_pod_asks_of_a_service_is_judged_by_the_backend(
+    backend: str, reached: bool, cluster: Site
+) -> None:
+    only_z = policy(
+        "only-z-a",
+        "x",
+        policyTypes=["Egress"],
+        egress=[
+            {"to": [{"namespaceSelector": {"matchLabels": {"ns": "z"}}, "podSelector": {"matchLabels": {"pod": "a"}}}]}
+        ],
+    )
+    await cluster.enter(step(only_z))
+    with service(cluster, "node1", cluster.addresses[backend]):
+        answer = await ask(cluster.entries["x/a"], VIP, PORTS[0], timeout_s=REACHED if reached else 1.0)
+        assert answer.reached is reached
+
+
+@pytest.mark.parametrize(
+    "command", ["flush ruleset", "delete table inet terway", "insert rule inet terway input accept"]
+)
+async def test_rules_that_a_privileged_container_removes_come_back_and_the_pod_says_so(
+    command: str, cluster: Site
+) -> None:
+    await cluster.enter(step(DENY_X))
+    before = within(cluster, "x/a", "list table inet terway")
+    noticed = await restorations(cluster, "x/a")
+    within(cluster, "x/a", command)
+
+    async def missing() -> str:
+        again = within(cluster, "x/a", "list tables")
+        if "inet terway" not in again or shape(within(cluster, "x/a", "list table inet terway")) != shape(before):
+            return "the rules are not as they were"
+        return "" if await restorations(cluster, "x/a") > noticed else "there is no event on the pod"
+
+    # Far less than the timer's minute: somebody listens.
+    await until(missing, what="the rules come back", within_s=30, every_s=0.05)
+    answers = await cluster.ask(every("x/a", cluster.addresses))
+    assert set(answers.values()) == {"X"}
+    _, state = services.ask(cluster.layout.node("node1"), POLICY, "/state")
+    assert state["settled"]
+
+
+async def test_a_pods_own_rules_are_left_alone(cluster: Site) -> None:
+    await cluster.enter(step(DENY_X))
+    within(cluster, "x/a", "add table inet own { chain c { type filter hook input priority 10; accept; }; }")
+    try:
+        own = within(cluster, "x/a", "list table inet own")
+        within(cluster, "x/a", "delete table inet terway")
+
+        async def missing() -> str:
+            return "" if "inet terway" in within(cluster, "x/a", "list tables") else "the rules are away"
+
+        await until(missing, what="the rules come back", within_s=30, every_s=0.05)
+        assert within(cluster, "x/a", "list table inet own") == own
+    finally:
+        within(cluster, "x/a", "delete table inet own")
+
+
+async def test_policies_hold_while_the_service_is_killed_and_started(cluster: Site) -> None:
+    """Old rules stay until the new process knows everything. It finds the pods' namespaces again by itself."""
+    await cluster.enter(step(DENY_X, ONLY_B_TO_A))
+    async with judged_all_the_time(cluster) as rounds:
+        for node in ("node1", "node2"):
+            corner = cluster.layout.node(node)
+            before = len(rounds)
+            await services.stop(corner, POLICY, kill=True)
+            await more(rounds, before)
+            before = len(rounds)
+            services.start(corner, POLICY)
+            await services.wait_ready(corner, [POLICY])
+            await more(rounds, before)
+    await cluster.settled()
+    await cluster.enter(step(ONLY_B_TO_A))  # a change reaches those that it found
+    probes = every("x/a", ("x/b", "y/a")) + every("x/c", ("y/a",))
+    allowed = {probe for probe in probes if probe.destination == "x/c"} | {Probe("x/b", "x/a", PORTS[0])}
+    allowed |= {
+        probe for probe in probes if probe.source == "x/b" and probe.port.number == 80 and probe.port == PORTS[0]
+    }
+    answers = await cluster.ask(probes, allowed)
+    assert {probe for probe, answer in answers.items() if answer == "."} == allowed
+
+
+async def test_rules_removed_while_nobody_looks_come_back_with_the_service(cluster: Site) -> None:
+    await cluster.enter(step(DENY_X))
+    corner = cluster.layout.node("node1")
+    await services.stop(corner, POLICY, kill=True)
+    within(cluster, "x/a", "flush ruleset")
+    services.start(corner, POLICY)
+    await services.wait_ready(corner, [POLICY])
+    await cluster.settled()
+    assert set((await cluster.ask(every("x/a", cluster.addresses))).values()) == {"X"}
+
+
+async def test_off_takes_all_of_ours_and_only_ours(cluster: Site) -> None:
+    await cluster.enter(step(DENY_X))
+    corner = cluster.layout.node("node1")
+    pods = [pod for pod, node in cluster.nodes.items() if node == "node1"]
+    within(cluster, "x/a", "add table inet own { chain c { type filter hook input priority 10; accept; }; }")
+    own = within(cluster, "x/a", "list table inet own")
+    config = json.loads(corner.config.read_text())
+    try:
+        services.write_config(corner, config | {"policy": {"network_policy": "off"}})
+        await services.restart(corner, POLICY)
+        await services.wait_ready(corner, [POLICY])
+
+        async def left() -> str:
+            found = [pod for pod in pods if "inet terway" in within(cluster, pod, "list tables")]
+            return f"there are rules in {found}" if found else ""
+
+        await until(left, what="all rules are gone", within_s=30, every_s=0.05)
+        assert within(cluster, "x/a", "list table inet own") == own
+        probes = every("x/a", cluster.addresses)
+        assert set((await cluster.ask(probes, probes)).values()) == {"."}
+    finally:
+        services.write_config(corner, config)
+        await services.restart(corner, POLICY)
+        within(cluster, "x/a", "delete table inet own")
+    await services.wait_ready(corner, [POLICY])
+    await cluster.settled()
+    assert set((await cluster.ask(every("x/a", cluster.addresses))).values()) == {"X"}
+
+
+async def test_not_one_packet_gets_in_from_a_peer_that_is_denied(cluster: Site) -> None:
+    """It floods the addresses from before the pods exist until after they run; counted is what the pod's stack was
+    ever given, from its namespace's birth: behind the rules, which are inside."""
+    await cluster.pods.ensure_namespace("flooded")
+    await cluster.enter(step(policy("closed", "flooded", podSelector={"matchLabels": {"closed": "yes"}})))
+    subnet = ".".join(cluster.record.facts("node2").primary_ip.split(".")[:3])
+    targets = [f"{subnet}.{last}" for last in range(2, 60)]
+    targets = [address for address in targets if address not in cluster.addresses.values()]
+    numbers = itertools.count()
+    with flooding(cluster, "x/a", targets) as far, flooding(cluster, "z/a", targets) as near:
+        floods = (far, near)
+        came = await received(cluster, f"open{next(numbers)}", {}, floods, counter="InDelivers")
+        assert came > 0, "the flood reaches what is open"
+        waiting = asyncio.Semaphore(AT_ONCE)
+
+        async def started() -> int:
+            async with waiting:
+                name = f"closed{next(numbers)}"
+                return await received(cluster, name, {"closed": "yes"}, floods, counter="InDelivers")
+
+        got = await asyncio.gather(*(started() for _ in range(STARTS)))
+    assert got == [0] * STARTS
+
+
+# ---- parts
+
+
+@contextmanager
+def service(cluster: Site, node: str, backend: str) -> Iterator[None]:
+    """VIP:80 leads to a backend's port 80, as kube-proxy's rules of the node make it."""
+    rule = f"ip daddr {VIP} tcp dport 80 dnat to {backend}:80"
+    entry = cluster.layout.node(node).netns
+    run(entry, f"add table ip kube {{ chain c {{ type nat hook prerouting priority dstnat; {rule}; }}; }}")
+    try:
+        yield
+    finally:
+        run(entry, "delete table ip kube")
+
+
+def within(cluster: Site, pod: str, command: str) -> str:
+    """What a container with CAP_NET_ADMIN can do."""
+    return run(cluster.entries[pod], command)
+
+
+def run(netns: Path, command: str) -> str:
+    done = subprocess.run(["nsenter", f"--net={netns}", "nft", command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def shape(listed: str) -> list[str]:
+    """What is listed, without what was counted."""
+    return sorted(line.partition("counter packets")[0] for line in listed.splitlines())
+
+
+async def restorations(cluster: Site, pod: str) -> int:
+    """How often the pod's events say that its rules were put back."""
+    namespace, _, name = pod.partition("/")
+    events = [event async for event in cluster.kube.list(EVENTS, dict, namespace=namespace)]
+    return sum(
+        int(event.get("count") or 1)
+        for event in events
+        if event["involvedObject"]["name"] == name and event["reason"] == "PolicyRulesRestored"
+    )

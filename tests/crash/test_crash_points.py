@@ -31,7 +31,7 @@ from shared.contracts.ipam import Bandwidth
 from shared.errors import SuiteError
 from shared.kube.access import KubeAddress
 from shared.kube.client import KubeClient
-from shared.kube.resources import NODES, PODS
+from shared.kube.resources import NETWORK_POLICIES, NODES, PODS
 from shared.model import Mode, PodKey
 from shared.rpc.client import Client
 from tests.crash.points import SERVICE_OF, crash_points
@@ -148,14 +148,14 @@ class Site:
         await until(missing, what="idle addresses go back", within_s=PATIENCE_S)
 
 
-ENFORCED = (Mode.SHARED_VETH, Mode.VPC_ROUTE)
+ENFORCED = (Mode.SHARED_VETH, Mode.VPC_ROUTE, Mode.EXCLUSIVE_ENI)
 """Modes in which NetworkPolicy is enforced."""
 
-MODES = {"eni.route.": Mode.VPC_ROUTE, "eni.nic.": Mode.EXCLUSIVE_ENI}
+MODES = {"eni.route.": Mode.VPC_ROUTE, "eni.nic.": Mode.EXCLUSIVE_ENI, "policy.pod.": Mode.EXCLUSIVE_ENI}
 """Points that another mode than the usual one comes to, by the beginning of their names."""
 
-ALSO = {Mode.EXCLUSIVE_ENI: ("eni.plug.", "eni.unplug.", "eni.detach.before_call")}
-"""Points that the usual mode comes to, and this one does more about: where an ENI could be lost."""
+ALSO = {Mode.EXCLUSIVE_ENI: ("eni.plug.", "eni.unplug.", "eni.detach.before_call", "gateway.add.")}
+"""Points that the usual mode comes to, and this one does more about, where an ENI could be lost, or in another order."""
 if os.environ.get("TERWAY_CRASH_MODES") == "all":  # `make nightly`: less is done there than in the usual mode
     ALSO[Mode.VPC_ROUTE] = ("eni.plug.", "eni.unplug.", "ipam.acquire.", "ipam.release.", "gateway.")
 
@@ -325,6 +325,30 @@ async def foreign_rules(site: Site) -> None:
     await site.delete(pod)
 
 
+async def new_policy(site: Site) -> None:
+    """A policy comes to select a pod that runs: its rules change where they are."""
+    pod = await site.add("ruled")
+    body = {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"name": "closed", "namespace": pod.namespace},
+        "spec": {"podSelector": {}, "policyTypes": ["Ingress"]},
+    }
+    async with KubeClient(site.kube) as kube:
+        await kube.create(NETWORK_POLICIES, dict, body, namespace=pod.namespace)
+        entry = (await site.pods.sandbox(pod)).entry
+
+        async def missing() -> str:
+            listed = await _nft(entry, "list", "table", "inet", "terway")
+            return "" if "knp.default.closed" in listed else listed
+
+        try:
+            await until(missing, what="the pod's rules are of the policy", within_s=PATIENCE_S)
+        finally:
+            await kube.delete(NETWORK_POLICIES, "closed", namespace=pod.namespace)
+    await site.delete(pod)
+
+
 async def lost_del(site: Site) -> None:
     """A sandbox and its pod are gone, and nobody has said DEL: the lease and its wiring are found to be garbage."""
     pod = await site.add("lost")
@@ -364,6 +388,8 @@ LEADING_TO: dict[str, Callable[[Site], Awaitable[None]]] = {
     "ipam.adopt.after_commit": owner_goes,
     "policy.repair.before_transaction": foreign_rules,
     "policy.repair.after_transaction": foreign_rules,
+    "policy.pod.before_transaction": new_policy,
+    "policy.pod.after_transaction": new_policy,
     "eni.route.before_create": renumber,
     "eni.route.after_create": renumber,
     "eni.route.before_delete": renumber,

@@ -2,13 +2,15 @@
 
     Kernel (async) --> the one thread --> Workshop --> Compiler, NfSocket
 
-The thread is born in the node's namespace and is in a pod's only for as long as a socket is opened there.
+The thread is born in the node's namespace and is in a pod's only for as long as a socket is opened there; that socket
+is closed when what it was opened for is done (sandboxes.py).
 """
 
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Final, Protocol, Self, TypeVar
 
@@ -16,7 +18,6 @@ import msgspec
 
 from services.policy.adapters import sandboxes
 from services.policy.adapters.conntrack import forget
-from services.policy.adapters.netns import inside
 from services.policy.adapters.nfnetlink import NfSocket, Rejected, Request
 from services.policy.adapters.nft_batch import Plan, complete, planned, removal, repairs, requests
 from services.policy.adapters.nft_compiler import Compiler
@@ -24,6 +25,7 @@ from services.policy.adapters.nft_seen import look
 from services.policy.adapters.sandboxes import Sought, Where
 from services.policy.core.nft.model import Change, Table
 from shared.crashpoint import crashpoint
+from shared.errors import NotFound
 from shared.log import get
 
 log = get("policy.kernel")
@@ -65,7 +67,7 @@ class Ear(Protocol):
 
 
 class Workshop:
-    """What the thread has open. All of it blocks. `netns`: the pod whose namespace it is about; None: the node's."""
+    """What the thread has open. All of it blocks."""
 
     def __init__(self, ear: Ear | None = None) -> None:
         self._ear = ear
@@ -89,12 +91,11 @@ class Workshop:
         self._tidy(wanted)
         return Done(plan.steps, time.perf_counter() - began, since, generation)
 
-    def reconcile(self, wanted: Table, netns: str | None = None) -> Done:
+    def reconcile(self, wanted: Table) -> Done:
         """Whatever the kernel has: one transaction that makes `wanted` of it, or none if it is so already."""
         began = time.perf_counter()
         self._compiler.prepare(wanted.chains.values(), wanted.sets.values(), wanted.sets)
-        with self._at(netns) as socket:
-            plan, since, generation = self._mend(socket, wanted)
+        plan, since, generation = self._mend(self._socket, wanted)
         self._tidy(wanted)
         return Done(plan.steps, time.perf_counter() - began, since, generation, summary(plan))
 
@@ -120,27 +121,11 @@ class Workshop:
                 plan, before, after = self._mend(socket, wanted)
         return there, Done(plan.steps, time.perf_counter() - began, before, after, summary(plan))
 
-    def remove_inside(self, sought: Mapping[str, Sought], table: str) -> list[str]:
-        """The table goes in the namespaces of these pods; of whose it went."""
-        gone = []
-        for name, where in sandboxes.search(sought).items():
-            with sandboxes.inside(where) as (socket, _):
-                if table in socket.tables():
-                    socket.transact(removal(table))
-                    gone.append(name)
-        return gone
-
     def pod_differences(self, where: Where, wanted: Table) -> str:
         """What is not as wanted in a pod's namespace, a clause; empty: nothing. Raises NotFound: it has ended."""
         self._compiler.prepare(wanted.chains.values(), wanted.sets.values(), wanted.sets)
         with sandboxes.inside(where) as (socket, _):
             return summary(repairs(look(socket, wanted.name, ignoring=_dynamic(wanted)), wanted, self._compiler))
-
-    def remove(self, table: str, netns: str | None = None) -> None:
-        """The table goes, if it is there, and nothing else."""
-        with self._at(netns) as socket:
-            if table in socket.tables():
-                socket.transact(removal(table))
 
     def differences(self, wanted: Table) -> str:
         """What `reconcile` would touch, a clause; empty: nothing."""
@@ -195,9 +180,6 @@ class Workshop:
             if self._ear is not None:
                 self._ear.listen()
 
-    def _at(self, netns: str | None) -> "_Opened":
-        return _Opened(self._socket, netns)
-
     def _tidy(self, wanted: Table) -> None:
         if self._compiler.size > _SPARE_RULES + 4 * len(wanted.chains):
             self._compiler.forget_all_but(wanted.chains.values())
@@ -212,23 +194,18 @@ def take_away(table: str) -> bool:
         return True
 
 
-class _Opened:
-    """The node's socket, or one in a pod's namespace for as long as the context lasts."""
+def take_away_inside(sought: Mapping[str, Sought], table: str) -> list[str]:
+    """Remove our table from the namespaces of these pods; whose had one. Raises Unavailable: no right to.
 
-    def __init__(self, home: NfSocket, netns: str | None) -> None:
-        self._home, self._netns = home, netns
-        self._own: NfSocket | None = None
-
-    def __enter__(self) -> NfSocket:
-        if self._netns is None:
-            return self._home
-        with inside(self._netns):
-            self._own = NfSocket()
-        return self._own
-
-    def __exit__(self, *_: object) -> None:
-        if self._own is not None:
-            self._own.close()
+    The calling thread is in each of them for a moment: one that nobody else uses.
+    """
+    gone = []
+    for name, where in sandboxes.search(sought).items():
+        with suppress(NotFound), sandboxes.inside(where) as (socket, _):
+            if table in socket.tables():
+                socket.transact(removal(table))
+                gone.append(name)
+    return gone
 
 
 def _dynamic(wanted: Table) -> frozenset[str]:
@@ -276,9 +253,9 @@ class Kernel:
         """See Workshop."""
         return await self._do(self._open.carry_out, change, wanted)
 
-    async def reconcile(self, wanted: Table, netns: str | None = None) -> Done:
+    async def reconcile(self, wanted: Table) -> Done:
         """See Workshop."""
-        return await self._do(self._open.reconcile, wanted, netns)
+        return await self._do(self._open.reconcile, wanted)
 
     async def keep(self, where: Where, wanted: Table, change: Change | None, since: int) -> tuple[Where, Done]:
         """See Workshop."""
@@ -295,14 +272,6 @@ class Kernel:
     async def search(self, sought: Mapping[str, Sought]) -> dict[str, Where]:
         """See sandboxes.search."""
         return await self._do(sandboxes.search, sought)
-
-    async def remove_inside(self, sought: Mapping[str, Sought], table: str) -> list[str]:
-        """See Workshop."""
-        return await self._do(self._open.remove_inside, sought, table)
-
-    async def remove(self, table: str, netns: str | None = None) -> None:
-        """See Workshop."""
-        await self._do(self._open.remove, table, netns)
 
     async def differences(self, wanted: Table) -> str:
         """See Workshop."""

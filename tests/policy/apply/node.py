@@ -59,7 +59,7 @@ class PlayedKernel:
     async def carry_out(self, change: Change, wanted: Table) -> Done:
         return await self._write(change, wanted)
 
-    async def reconcile(self, wanted: Table, netns: str | None = None) -> Done:
+    async def reconcile(self, wanted: Table) -> Done:
         return await self._write(difference(self.table, copied(wanted)), wanted)
 
     async def differences(self, wanted: Table) -> str:

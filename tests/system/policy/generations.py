@@ -1,12 +1,15 @@
 """Writes generation after generation of a table, as fast as it can, until it is killed: see test_generations.py.
 
-`python -m tests.system.policy.generations` in the namespace that it is to write to. Every object of a generation bears
+`python -m tests.system.policy.generations [POD]` in the namespace that it is to write to, or that has a pod at that
+path, which it then writes to. Every object of a generation bears
 its number: the comments of rules, the elements of sets, the targets of maps, the names of chains.
 """
 
 import itertools
+import sys
 
-from services.policy.adapters.kernel import Workshop
+from services.policy.adapters import sandboxes
+from services.policy.adapters.kernel import UNKNOWN, Workshop
 from services.policy.core.nft.model import Chain, Hook, Set, Table, difference
 
 CHAINS = 40
@@ -51,5 +54,17 @@ def main() -> None:
         wanted = following
 
 
+def main_inside(path: str) -> None:
+    """The same in a pod's namespace."""
+    workshop = Workshop()
+    wanted = generation(0)
+    where, done = workshop.keep(sandboxes.at(path), wanted, None, UNKNOWN)
+    print("writing", flush=True)
+    for number in itertools.count(1):
+        following = generation(number)
+        where, done = workshop.keep(where, following, difference(wanted, following), done.generation)
+        wanted = following
+
+
 if __name__ == "__main__":
-    main()
+    main_inside(sys.argv[1]) if len(sys.argv) > 1 else main()

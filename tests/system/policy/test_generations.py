@@ -22,6 +22,8 @@ POINTS = (
     "policy.apply.after_transaction",
     "policy.repair.before_transaction",
     "policy.repair.after_transaction",
+    "policy.pod.before_transaction",
+    "policy.pod.after_transaction",
 )
 
 
@@ -31,10 +33,13 @@ def netns() -> Iterator[str]:
         yield name
 
 
-def writer(netns: str, **env: str) -> subprocess.Popen[str]:
-    """The writer, when it writes, or has died at its crash point already."""
+def writer(netns: str, *, inside: bool = False, **env: str) -> subprocess.Popen[str]:
+    """The writer, when it writes, or has died at its crash point already. `inside`: as to a pod's namespace, from a
+    node's."""
+    path = f"/run/netns/{netns}"
+    entry = ["unshare", "--net"] if inside else ["nsenter", f"--net={path}"]
     process = subprocess.Popen(
-        ["nsenter", f"--net=/run/netns/{netns}", sys.executable, "-m", "tests.system.policy.generations"],
+        [*entry, sys.executable, "-m", "tests.system.policy.generations", *([path] if inside else [])],
         stdout=subprocess.PIPE,
         env=os.environ | env,
         text=True,
@@ -64,10 +69,11 @@ def generation_in(netns: str) -> int | None:
     return number
 
 
-def test_killed_at_any_moment(netns: str) -> None:
+@pytest.mark.parametrize("inside", [False, True])
+def test_killed_at_any_moment(netns: str, inside: bool) -> None:
     reached = []
     for attempt in range(8):
-        process = writer(netns)
+        process = writer(netns, inside=inside)
         time.sleep(0.03 + attempt * 0.011)  # not until something: any moment will do
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -91,7 +97,7 @@ def test_killed_at_every_crash_point_of_applying(netns: str, point: str) -> None
     assert before is not None
     if point.startswith("policy.repair"):
         subprocess.run(["ip", "netns", "exec", netns, "nft", "add chain inet terway foreign"], check=True)
-    process = writer(netns, CRASH_AT=point)
+    process = writer(netns, inside=point.startswith("policy.pod"), CRASH_AT=point)
     assert process.wait(timeout=30) == 137, "it never came to its crash point"
     assert process.stdout is not None
     process.stdout.close()
@@ -100,6 +106,8 @@ def test_killed_at_every_crash_point_of_applying(netns: str, point: str) -> None
         "policy.repair.after_transaction": 0,
         "policy.apply.before_transaction": 0,
         "policy.apply.after_transaction": 1,
+        "policy.pod.before_transaction": 0,
+        "policy.pod.after_transaction": 1,
     }
     assert generation_in(netns) == expected[point]
 

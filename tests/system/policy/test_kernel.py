@@ -179,17 +179,6 @@ def test_compiled_rules_do_not_pile_up(here: Bench) -> None:
     assert here.workshop.compiled < 1200
 
 
-def test_a_pods_namespace(here: Bench) -> None:
-    """By its path, from the node's thread; nothing that would keep it alive stays open."""
-    with bench() as pod:
-        path = f"/run/netns/{pod.name}"
-        assert here.do(lambda: here.workshop.reconcile(table(), path)).touched
-        assert pod.reconcile(table()) == ""
-        assert here.nft("list", "tables") == ""
-        here.do(lambda: here.workshop.remove("terway", path))
-        assert pod.nft("list", "tables") == ""
-
-
 def test_connections_of_an_address_are_forgotten_and_no_others(here: Bench) -> None:
     """Those that it began, and those that it answers by a Service's address; of both families."""
     here.nft("add table inet t { chain o { type filter hook output priority 0; ct state new accept; }; }")

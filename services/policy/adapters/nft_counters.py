@@ -1,0 +1,128 @@
+"""What the counters of a table show: of rules, and of the sets that rules fill with the links that they deny.
+
+One dump of the table's rules, of which nothing is kept but counters; 15 µs a rule. Never on the event loop.
+"""
+
+import errno
+from collections.abc import Iterable, Iterator
+from struct import Struct
+from typing import Final
+
+from services.policy.adapters.nfnetlink import NfSocket, Rejected, Request
+from services.policy.adapters.nfnetlink_wire import (
+    DELELEMENT,
+    GETELEMENT,
+    GETRULE,
+    attributes,
+    mapping,
+    nested,
+    signed,
+    string,
+    text,
+)
+from services.policy.adapters.nft_elements import ELEMENTS, LIST_ELEMENT, SET, TABLE, VERDICTS, Item, lists
+from services.policy.core.counts import Count, Denial, RuleSeen
+
+_BE64: Final = Struct(">Q")
+_RULE_TABLE, _RULE_CHAIN, _RULE_HANDLE, _RULE_EXPRESSIONS, _RULE_USERDATA = 1, 2, 3, 4, 7
+_EXPRESSION_NAME, _EXPRESSION_DATA = 1, 2
+_COUNTER_BYTES, _COUNTER_PACKETS = 1, 2
+_IMMEDIATE_DATA, _DATA_VERDICT, _VERDICT_CODE = 2, 2, 1
+_COMMENT: Final = 0
+"""NFTNL_UDATA_RULE_COMMENT"""
+_KEY, _VALUE, _ELEMENT_EXPRESSION, _ELEMENT_EXPRESSIONS = 1, 1, 7, 11
+_ACTIONS: Final = {
+    VERDICTS["accept"]: "allow",
+    VERDICTS["drop"]: "deny",
+    VERDICTS["goto"]: "deny",  # a Deny of a shared chain goes on to where it is counted by link
+    VERDICTS["return"]: "pass",
+}
+
+
+def counted(socket: NfSocket, table: str, chains: Iterable[str] | None = None) -> list[RuleSeen]:
+    """The rules with counters, of all chains or of these; a table or chain that is not there has none."""
+    wanted = [text(_RULE_TABLE, table)]
+    if chains is not None:
+        wanted = [text(_RULE_TABLE, table) + text(_RULE_CHAIN, chain) for chain in chains]
+    found = []
+    for body in wanted:
+        for frame in _dumped(socket, GETRULE, body):
+            seen = _rule(frame, table)
+            if seen is not None and (chains is None or seen.chain in chains):
+                found.append(seen)
+    return found
+
+
+def denied(socket: NfSocket, table: str, sets: Iterable[str], prefix: str) -> dict[Denial, Count]:
+    """Who was denied what by each of the sets, whose names are the chains' behind `prefix`."""
+    return {
+        Denial(name.removeprefix(prefix), link): count
+        for name in sets
+        for frame in _dumped(socket, GETELEMENT, text(TABLE, table) + text(SET, name))
+        for link, count in _links(frame)
+    }
+
+
+def forgetting(table: str, denials: Iterable[Denial], prefix: str) -> Iterator[Request]:
+    """What takes links out of their sets."""
+    for denial in denials:
+        name = prefix + denial.chain
+        key = Item(denial.link.encode().ljust(16, b"\0"))
+        for listed in lists((key,)):
+            body = text(TABLE, table) + text(SET, name) + nested(ELEMENTS, listed)
+            yield Request(DELELEMENT, body, about=f"{denial.link} of the set {name}")
+
+
+def _dumped(socket: NfSocket, kind: int, body: bytes) -> Iterator[bytes]:
+    try:
+        for frame in socket.dump(kind, body):
+            yield frame.body
+    except Rejected as refused:
+        if refused.errno != errno.ENOENT:
+            raise
+
+
+def _rule(body: bytes, table: str) -> RuleSeen | None:
+    shown = mapping(body)
+    expressions = shown.get(_RULE_EXPRESSIONS, b"")
+    if b"counter\0" not in expressions or string(shown[_RULE_TABLE]) != table:
+        return None
+    count, action = None, "log"
+    for _, expression in attributes(expressions):
+        held = mapping(expression)
+        name = held[_EXPRESSION_NAME]
+        if name == b"counter\0":
+            count = _count(held[_EXPRESSION_DATA])
+        elif name == b"immediate\0" and count is not None:
+            data = mapping(mapping(held[_EXPRESSION_DATA])[_IMMEDIATE_DATA])
+            if _DATA_VERDICT in data:
+                action = _ACTIONS.get(signed(mapping(data[_DATA_VERDICT])[_VERDICT_CODE]), "other")
+    if count is None:
+        return None
+    handle = int(_BE64.unpack(shown[_RULE_HANDLE])[0])
+    return RuleSeen(string(shown[_RULE_CHAIN]), handle, _comment(shown.get(_RULE_USERDATA, b"")), action, count)
+
+
+def _count(data: bytes) -> Count:
+    shown = mapping(data)
+    return Count(_BE64.unpack(shown[_COUNTER_PACKETS])[0], _BE64.unpack(shown[_COUNTER_BYTES])[0])
+
+
+def _comment(userdata: bytes) -> str:
+    offset = 0
+    while offset + 2 <= len(userdata):
+        kind, size = userdata[offset], userdata[offset + 1]
+        if kind == _COMMENT:
+            return string(userdata[offset + 2 : offset + 2 + size])
+        offset += 2 + size
+    return ""
+
+
+def _links(body: bytes) -> Iterator[tuple[str, Count]]:
+    for _, entry in attributes(mapping(body).get(ELEMENTS, b"")):
+        held = mapping(entry)
+        expression = held.get(_ELEMENT_EXPRESSION)
+        if expression is None and _ELEMENT_EXPRESSIONS in held:
+            expression = mapping(held[_ELEMENT_EXPRESSIONS]).get(LIST_ELEMENT)
+        if expression is not None and _KEY in held:
+            yield string(mapping(held[_KEY])[_VALUE]), _count(mapping(expression)[_EXPRESSION_DATA])
