@@ -23,7 +23,8 @@ class HttpFace:
     """An async context manager; serves from entry to exit.
 
     `port` 0 takes any free one; `.port` tells which after entry. `state` gives what /state shows, without secrets:
-    anything that `shared.dump` can show. It is called on the event loop, so it sees one moment.
+    anything that `shared.dump` can show. It is called on the event loop, so it sees one moment. `before_metrics` is
+    awaited at each scrape, for figures that somebody else has.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class HttpFace:
         state: Callable[[], object],
         registry: CollectorRegistry,
         routes: Sequence[web.RouteDef] = (),
+        before_metrics: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self.name = name
         self.host = host
@@ -43,6 +45,7 @@ class HttpFace:
         self._health = health
         self._state = state
         self._registry = registry
+        self._before_metrics = before_metrics
         self._configuration = STATUS.get()
         if (configuration := self._configuration) is not None:
             computed_gauge(
@@ -98,6 +101,8 @@ class HttpFace:
         return web.Response(body=dump_pretty(state), content_type="application/json")
 
     async def _metrics(self, request: web.Request) -> web.Response:
+        if self._before_metrics is not None:
+            await self._before_metrics()
         return web.Response(body=generate_latest(self._registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 

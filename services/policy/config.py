@@ -47,6 +47,18 @@ class PolicyConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the kernel's log says first of packets that a Log rule matches (Felix: LogPrefix)."""
     interface_prefixes: tuple[str, ...] = ("cali",)
     """Interfaces by these prefixes are pods' (Felix: InterfacePrefix); ipam names them with the first."""
+    counters: Literal["off", "policy", "rule"] = "policy"
+    """Metrics of what rules matched and dropped: none, a series per policy, direction and action, or one per rule.
+    `/policy/counters` shows every rule anyway."""
+    counters_most: int = 2000
+    """Series of policies, and of endpoints' drops, at most; what comes later is counted together as `other`."""
+    flow_log_group: int | None = None
+    """Samples of what policies decide are logged by this group of nflog, which nobody else may read; unset: nothing is
+    sampled. Not of pods whose packets pass the host by."""
+    flow_log_rate: int = 100
+    """Most samples of each rule in a second."""
+    flow_log_file: str = ""
+    """Where the lines are appended, each a JSON object; empty: standard output."""
     http_host: str = "127.0.0.1"
     http_port: int = 9099
     """Felix's health port, which existing probes ask (terway.md §10.5). 0: any free one."""
@@ -61,6 +73,14 @@ class PolicyConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             problems.append(f"refresh_s: expected at least 1, got {self.refresh_s:g}")
         if not 0 <= self.http_port <= 65535:
             problems.append(f"http_port: expected 0 to 65535, got {self.http_port}")
+        if self.counters_most < 1:
+            problems.append(f"counters_most: expected at least 1, got {self.counters_most}; counters: off shows none")
+        if self.flow_log_group is not None and not 0 <= self.flow_log_group <= 65535:
+            problems.append(f"flow_log_group: expected 0 to 65535, got {self.flow_log_group}")
+        if self.flow_log_rate < 1:
+            problems.append(f"flow_log_rate: expected at least 1, got {self.flow_log_rate}")
+        if self.flow_log_file and not self.flow_log_file.startswith("/"):
+            problems.append(f"flow_log_file: expected an absolute path, got {self.flow_log_file!r}")
         if not self.interface_prefixes or not all(_PREFIX.fullmatch(prefix) for prefix in self.interface_prefixes):
             problems.append(f"interface_prefixes: expected names such as cali, got {self.interface_prefixes}")
         if not _LOG_PREFIX.fullmatch(self.log_prefix):
@@ -81,6 +101,8 @@ class PolicyConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             endpoint_to_host_action=self.endpoint_to_host_action,
             log_prefix=self.log_prefix,
             drop_invalid=self.drop_invalid,
+            flow_log_group=self.flow_log_group,
+            flow_log_rate=self.flow_log_rate,
             usual_links=False,  # ipam's leases say which sandboxes there are
         )
         if self.failsafe_inbound is not None:

@@ -56,7 +56,19 @@ def _standing(sandbox: dict[str, Any]) -> str:
         f"  policies:  {', '.join(sandbox['policies']) or 'none'}",
         f"  profiles:  {', '.join(sandbox['profiles']) or 'none'}",
     ]
+    for one in sandbox.get("counted", ()):
+        name = f"{one['tier']}/{one['name']}" if one.get("tier") else one["name"]
+        lines += [
+            f"  matched:   {name} {rule['direction']} rule {rule['rule']} ({rule['action']}): {_amount(rule)}"
+            for rule in one["rules"]
+        ]
+    for drop in sandbox.get("dropped", ()):
+        lines.append(f"  dropped:   {drop['direction']}: {_amount(drop)}, by {drop['by'] or drop['why']}")
     return "\n".join(lines)
+
+
+def _amount(counted: dict[str, Any]) -> str:
+    return f"{counted['packets']} packets, {counted['bytes']} bytes"
 
 
 def _moment(unix: float) -> str:

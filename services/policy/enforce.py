@@ -11,14 +11,16 @@ then on each flush is one transaction of what changed. Several flushes that come
 import asyncio
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 
 import msgspec
 
 from services.policy.adapters.kernel import UNKNOWN, Kernel
+from services.policy.core.counts import Denial
 from services.policy.core.messages import Message
-from services.policy.core.nft.model import Change
+from services.policy.core.nft.model import TABLE, Change
+from services.policy.core.nft.policies import denied
 from services.policy.core.nft.render import Renderer
 from services.policy.core.nft.settings import Attachment
 from services.policy.pods import PodTables
@@ -28,6 +30,9 @@ from shared.health import Reporter
 from shared.log import get
 
 log = get("policy.enforce")
+
+DENIED = denied("")
+"""What names of sets that rules fill begin with."""
 
 RETRIES = Backoff(initial_s=0.05, factor=2.0, jitter=1.0, cap_s=5.0)
 """After the kernel refused, or others kept writing."""
@@ -61,13 +66,16 @@ class Enforcer:
         applied: Callable[[float], None] = lambda took_s: None,
         repaired: Callable[[], None] = lambda: None,
         pods: PodTables | None = None,
+        before: Callable[[Change], Awaitable[None]] | None = None,
     ) -> None:
+        """`before` is awaited before a change is carried out: what its chains have counted would be lost."""
         self._renderer = renderer
         self._kernel = kernel
         self._refresh_s = refresh_s
         self._observe = applied
         self._count_repair = repaired
         self._pods = pods
+        self.before = before
         if pods is not None:
             pods.wake = self._wake_up
         self._interfaces: dict[str, frozenset[str]] = {}
@@ -155,6 +163,12 @@ class Enforcer:
         """Connections of these addresses are no excuse any more; how many there were."""
         return await self._kernel.forget_connections(addresses)
 
+    async def forget_denials(self, denials: Iterable[Denial]) -> None:
+        """Links that are gone, in the sets that rules fill. Raises SuiteError."""
+        since, generation = await self._kernel.forget_denials(TABLE, tuple(denials), DENIED)
+        if since == self._generation and generation == (since + 1) & 0xFFFFFFFF:
+            self._generation = generation  # nobody but us has written
+
     async def problems(self) -> list[str]:
         """What in the kernel is not as wanted, a clause each. Looks only if somebody may have written."""
         if self.trouble:
@@ -238,6 +252,8 @@ class Enforcer:
         change = self._render()
         if change.empty():
             return
+        if self.before is not None:
+            await self.before(change)
         done = await self._kernel.carry_out(change, self._renderer.table)
         self._note(done.took_s)
         if done.alone and done.since == self._generation:

@@ -21,7 +21,9 @@ from services.policy.core import objects
 from services.policy.core.nft.model import TABLE
 from services.policy.core.nft.render import Renderer
 from services.policy.core.problems import Invalid
+from services.policy.counters import CounterMetrics, Counters
 from services.policy.enforce import Enforcer
+from services.policy.flows import FlowLog
 from services.policy.gate import Gate
 from services.policy.live import Live
 from services.policy.pods import Inside, PodTables
@@ -54,6 +56,8 @@ class Enforcing:
     def __init__(self, config: PolicyConfig, registry: CollectorRegistry, recorder: Recorder) -> None:
         self._config = config
         self._recorder = recorder
+        self._registry = registry
+        self.flows: FlowLog | None = None
         self._opened = AsyncExitStack()
         self._looked = asyncio.Event()
         """The node's interfaces are known."""
@@ -107,6 +111,32 @@ class Enforcing:
     ) -> None:
         await self._opened.aclose()
 
+    async def observe(self, live: Live) -> None:
+        """Counters are read from now on, and the flow log where one is set. Until the context ends."""
+        config = self._config
+        self.counters = Counters(self.enforcer, live.local, prefixes=config.interface_prefixes)
+        await self._opened.enter_async_context(self.counters)
+        self.enforcer.before = self.counters.before
+        if config.counters != "off":
+            CounterMetrics(self.counters, config.counters, config.counters_most).register(self._registry)
+        if config.flow_log_group is None:
+            return
+        lost = Counter(
+            "terway_policy_flow_log_lost", "Samples that were not logged, by where", ["where"], registry=self._registry
+        )
+        self.flows = FlowLog(
+            live,
+            self.enforcer.renderer,
+            group=config.flow_log_group,
+            file=config.flow_log_file,
+            lost=lambda where, number: lost.labels(where).inc(number),
+        )
+        try:
+            await self._opened.enter_async_context(self.flows)
+        except Unavailable as error:  # policies are in force all the same
+            self.flows = None
+            log.error("flow_log_off", why=error.message)
+
     def gate(self, live: Live, client: KubeClient) -> Gate:
         """The answers to the gateway."""
 
@@ -139,7 +169,13 @@ class Enforcing:
         leases = health.reporter("leases", 4 * LEASES_PERIOD_S)
         kernel = health.reporter("enforce", 120.0)
         links = health.reporter("interfaces", 60.0)
+        observing = [
+            tasks.create_task(self.counters.run(health.reporter("counters", 240.0)), name="policy-counters"),
+        ]
+        if self.flows is not None:
+            observing.append(tasks.create_task(self.flows.run(health.reporter("flows", 120.0)), name="policy-flows"))
         return [
+            *observing,
             tasks.create_task(self.enforcer.run(kernel), name="policy-enforce"),
             tasks.create_task(self._follow_interfaces(links), name="policy-interfaces"),
             tasks.create_task(self._follow_leases(live, gate, ipam_socket, leases), name="policy-leases"),
@@ -190,9 +226,24 @@ class Enforcing:
                 return web.json_response(
                     {"error": f"{namespace}/{name} has no sandbox on this node that policy knows of"}, status=404
                 )
-            return web.Response(body=msgspec.json.encode(found), content_type="application/json")
+            await self.counters.refresh()
+            counted = self.counters.tally()
+            drops = next((one.drops for one in counted.endpoints if one.endpoint == f"{namespace}/{name}"), [])
+            shown = [
+                msgspec.structs.replace(
+                    one,
+                    counted=tuple(
+                        policy
+                        for policy in counted.policies
+                        if policy.text in (one.policies if policy.kind == "policy" else one.profiles)
+                    ),
+                    dropped=tuple(drops),
+                )
+                for one in found
+            ]
+            return web.Response(body=msgspec.json.encode(shown), content_type="application/json")
 
-        return (web.get("/policy/status", status),)
+        return (web.get("/policy/status", status), *self.counters.routes())
 
 
 async def _alive_until(event: asyncio.Event, reporter: Reporter) -> None:

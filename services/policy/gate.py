@@ -21,6 +21,7 @@ from services.policy.core import objects
 from services.policy.core.local_pods import LocalPods, Wired
 from services.policy.core.messages import WorkloadEndpointID
 from services.policy.core.nft.settings import Attachment
+from services.policy.core.tally import Drop, PolicyCount
 from services.policy.enforce import Enforcer
 from services.policy.live import Live
 from services.policy.pods import IN_THE_POD, Inside, PodTables
@@ -60,6 +61,10 @@ class Standing(msgspec.Struct, frozen=True):
     policies: tuple[str, ...] = ()
     """in force, in the order in which they are asked"""
     profiles: tuple[str, ...] = ()
+    counted: tuple[PolicyCount, ...] = ()
+    """what those matched on this node, of all endpoints that ask them"""
+    dropped: tuple[Drop, ...] = ()
+    """of this pod's packets, and who decided"""
 
 
 class Gate:

@@ -132,6 +132,16 @@ class Report:
         gauge("felix_active_local_endpoints", "Endpoints of this node", lambda: len(state.workloads) + len(state.hosts))
         gauge("felix_active_local_policies", "Policies that apply on this node", lambda: len(state.policies))
         gauge("felix_active_local_ip_sets", "IP sets that rules on this node use", lambda: len(state.sets))
+        gauge(
+            "terway_policy_ip_set_members",
+            "Members of all IP sets that rules on this node use",
+            lambda: sum(len(found.members) for found in state.sets.values()),
+        )
+        gauge(
+            "terway_policy_ip_set_largest",
+            "Members of the largest of them",
+            lambda: max((len(found.members) for found in state.sets.values()), default=0),
+        )
         gauge("felix_cluster_num_hosts", "Hosts with endpoints", cluster.store.hosts)
         for name, help, kind in (
             ("workload_endpoints", "Pods with a network of their own", v1.WorkloadKey),

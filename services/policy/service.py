@@ -1,7 +1,7 @@
 """Builds policy's adapters, wires the flow, starts the tasks."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from aiohttp import web
@@ -68,6 +68,7 @@ async def serve(node: NodeConfig, config: PolicyConfig, stop: asyncio.Event) -> 
         flushing = health.reporter("flush", 120.0)
         handlers: Handlers = NothingEnforced()
         routes = [*Pages(live).routes()]
+        before_metrics: Callable[[], Awaitable[None]] | None = None
         async with asyncio.TaskGroup() as tasks:
             running = [
                 tasks.create_task(recorder.run(), name="policy-events"),
@@ -77,11 +78,13 @@ async def serve(node: NodeConfig, config: PolicyConfig, stop: asyncio.Event) -> 
             if enforcing is None:
                 await opened.enter_async_context(nothing_inside(node))
             else:
+                await enforcing.observe(live)
+                before_metrics = enforcing.counters.refresh
                 handlers = gate = enforcing.gate(live, client)
                 report.enforcing(enforcing.enforcer, gate)
                 routes += enforcing.routes(gate)
                 running += enforcing.start(tasks, live, gate, health, node.socket("ipam"))
-            async with _faces(node, config, registry, health, report.state, handlers, routes):
+            async with _faces(node, config, registry, health, report.state, handlers, routes, before_metrics):
                 await stop.wait()
             for task in reversed(running):
                 task.cancel()
@@ -118,6 +121,7 @@ async def _faces(
     state: Callable[[], object],
     handlers: Handlers,
     routes: Sequence[web.RouteDef] = (),
+    before_metrics: Callable[[], Awaitable[None]] | None = None,
 ) -> AsyncIterator[None]:
     """HTTP first, as probes ask it; then the gateway."""
     rpc = Server(node.socket("policy"), name="policy", observe=metrics.rpc_observer(registry))
@@ -132,6 +136,7 @@ async def _faces(
         state=state,
         registry=registry,
         routes=routes,
+        before_metrics=before_metrics,
     )
     async with face, rpc:
         yield

@@ -8,7 +8,7 @@ is closed when what it was opened for is done (sandboxes.py).
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from types import TracebackType
@@ -21,8 +21,10 @@ from services.policy.adapters.conntrack import forget
 from services.policy.adapters.nfnetlink import NfSocket, Rejected, Request
 from services.policy.adapters.nft_batch import Plan, complete, planned, removal, repairs, requests
 from services.policy.adapters.nft_compiler import Compiler
+from services.policy.adapters.nft_counters import forgetting
 from services.policy.adapters.nft_seen import look
 from services.policy.adapters.sandboxes import Sought, Where
+from services.policy.core.counts import Denial
 from services.policy.core.nft.model import Change, Table
 from shared.crashpoint import crashpoint
 from shared.errors import NotFound
@@ -140,6 +142,10 @@ class Workshop:
     def forget_connections(self, addresses: Sequence[str]) -> int:
         """What these addresses talked about with anybody is over; how many connections that were."""
         return forget(self._socket, addresses)
+
+    def forget_denials(self, table: str, denials: Iterable[Denial], prefix: str) -> tuple[int, int]:
+        """Links out of the sets that rules fill; the generations before and after. Raises Rejected: one is not in."""
+        return self._transact(self._socket, list(forgetting(table, denials, prefix)))
 
     def generation(self) -> int:
         """The node's generation."""
@@ -280,6 +286,10 @@ class Kernel:
     async def forget_connections(self, addresses: Sequence[str]) -> int:
         """See Workshop."""
         return await self._do(self._open.forget_connections, addresses)
+
+    async def forget_denials(self, table: str, denials: Iterable[Denial], prefix: str) -> tuple[int, int]:
+        """See Workshop."""
+        return await self._do(self._open.forget_denials, table, denials, prefix)
 
     async def generation(self) -> int:
         """See Workshop."""
