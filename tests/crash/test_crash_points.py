@@ -155,7 +155,8 @@ MODES = {"eni.route.": Mode.VPC_ROUTE, "eni.nic.": Mode.EXCLUSIVE_ENI, "policy.p
 """Points that another mode than the usual one comes to, by the beginning of their names."""
 
 ALSO = {Mode.EXCLUSIVE_ENI: ("eni.plug.", "eni.unplug.", "eni.detach.before_call", "gateway.add.")}
-"""Points that the usual mode comes to, and this one does more about, where an ENI could be lost, or in another order."""
+"""Points that the usual mode comes to, and this one does more about (where an ENI could be lost), or in another order.
+"""
 if os.environ.get("TERWAY_CRASH_MODES") == "all":  # `make nightly`: less is done there than in the usual mode
     ALSO[Mode.VPC_ROUTE] = ("eni.plug.", "eni.unplug.", "ipam.acquire.", "ipam.release.", "gateway.")
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from services.policy.adapters.kernel import Done
 from services.policy.adapters.reading import Who
+from services.policy.adapters.sandboxes import Sought, Where
 from services.policy.config import PolicyConfig
 from services.policy.core import objects
 from services.policy.core.nft.model import Change, Table, difference
@@ -16,6 +17,7 @@ from services.policy.core.profiles import FELIX_3_24_5
 from services.policy.enforce import Enforcer
 from services.policy.gate import Gate, Unready
 from services.policy.live import Live
+from services.policy.pods import PodTables
 from shared.contracts.ipam import Lease
 from shared.contracts.policy import Attach
 from shared.errors import NotFound, SuiteError
@@ -97,6 +99,62 @@ class PlayedKernel:
         return found.get(f'"{link}"')
 
 
+class PlayedSandboxes:
+    """Pods' namespaces by path: each a table and a generation. What is in `gone` has ended; `refuses` is raised."""
+
+    def __init__(self) -> None:
+        self.tables: dict[str, Table] = {}
+        self.generations: dict[str, int] = {}
+        self.gone: set[str] = set()
+        self.refuses: dict[str, SuiteError] = {}
+        self.found: dict[str, str] = {}
+        """Address -> path, for a search."""
+        self.searches = 0
+        self.open = asyncio.Event()
+        self.open.set()
+
+    async def where(self, path: str) -> Where:
+        await asyncio.sleep(0)
+        if path in self.gone:
+            raise NotFound(f"network namespace {path} cannot be opened")
+        self.tables.setdefault(path, Table())
+        return Where(path, (0, hash(path)), 0, list(self.tables).index(path))
+
+    async def search(self, sought: Mapping[str, Sought]) -> dict[str, Where]:
+        self.searches += 1
+        return {
+            name: await self.where(self.found[address])
+            for name, one in sought.items()
+            for address in one.addresses
+            if address in self.found
+        }
+
+    async def keep(self, where: Where, wanted: Table, change: Change | None, since: int) -> tuple[Where, Done]:
+        path, after = where.path, copied(wanted)
+        await self.open.wait()
+        if path in self.gone:
+            raise NotFound("its network namespace has ended")
+        if path in self.refuses:
+            raise self.refuses[path]
+        before = self.generations.get(path, 0)
+        if since == before:
+            change = change or Change()
+            assert change.empty() or unordered(difference(self.tables[path], after)) == unordered(change)
+        else:
+            change = difference(self.tables[path], after)
+        if not change.empty():
+            self.generations[path] = before + 1
+            self.tables[path] = after
+        return where, Done(int(not change.empty()), 0.001, before, self.generations.get(path, 0), "the whole table")
+
+    async def pod_differences(self, where: Where, wanted: Table) -> str:
+        return "" if difference(self.tables[where.path], copied(wanted)).empty() else "something"
+
+    def foreign(self, path: str, table: Table) -> None:
+        self.tables[path] = table
+        self.generations[path] = self.generations.get(path, 0) + 1
+
+
 class NoEvents:
     def warn(self, *_: Any, **__: Any) -> None:
         """Nobody reads them."""
@@ -106,8 +164,13 @@ class PlayedNode:
     """What the gateway, ipam and the API server do, in calls."""
 
     def __init__(self, *, bound_s: float, unready: Unready) -> None:
-        self.kernel = PlayedKernel()
-        self.enforcer = Enforcer(Renderer(PolicyConfig().settings()), self.kernel, refresh_s=60.0)  # type: ignore[arg-type]
+        self.kernel, self.sandboxes = PlayedKernel(), PlayedSandboxes()
+        settings = PolicyConfig().settings()
+        self.restored: list[str] = []
+        self.pods = PodTables(
+            settings, self.sandboxes, restored=lambda inside, touched: self.restored.append(str(inside.pod))
+        )
+        self.enforcer = Enforcer(Renderer(settings), self.kernel, refresh_s=60.0, pods=self.pods)  # type: ignore[arg-type]
         self.live = Live(
             HOST,
             FELIX_3_24_5,
@@ -121,7 +184,13 @@ class PlayedNode:
         self.asked: list[PodKey] = []
         self.outcomes: list[str] = []
         self.gate = Gate(
-            self.live, self.enforcer, bound_s=bound_s, unready=unready, ask=self._ask, ended=self.outcomes.append
+            self.live,
+            self.enforcer,
+            self.pods,
+            bound_s=bound_s,
+            unready=unready,
+            ask=self._ask,
+            ended=self.outcomes.append,
         )
 
     async def _ask(self, pod: PodKey) -> objects.Pod:

@@ -1,0 +1,204 @@
+"""Tables in pods' own namespaces: what an answer to the gateway promises about them, and who is told what."""
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+from msgspec.structs import replace
+
+from services.policy.core.nft.model import Table
+from services.policy.pods import Inside
+from shared.contracts.policy import Attached, CheckAttached, Detach
+from shared.errors import Internal, Unavailable
+from shared.model import Ip, Mode
+from tests.policy.apply.node import PlayedNode, attach, deny_all, lease, node, pod
+
+WEB = attach("shop/web", "10.0.0.1", mode=Mode.EXCLUSIVE_ENI)
+PATH = WEB.netns
+PATIENCE_S = 20.0
+
+
+async def until(true: Callable[[], object]) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while not true():  # noqa: ASYNC110  what is waited for has no event
+            await asyncio.sleep(0)
+
+
+async def gone_round() -> None:
+    """Everybody who could go on has gone on."""
+    for _ in range(50):
+        await asyncio.sleep(0)
+
+
+def rules(made: PlayedNode, chain: str, path: str = PATH) -> tuple[str, ...]:
+    return made.sandboxes.tables[path].chains[chain].rules
+
+
+async def test_attach_answers_when_the_rules_are_in_the_pod_and_on_the_node() -> None:
+    async with node() as made:
+        made.begin()
+        made.says(deny_all("shop"))
+        made.says(pod("shop/web"))
+        made.sandboxes.open.clear()
+        answer = asyncio.create_task(made.gate.attach(WEB))
+        await gone_round()
+        assert not answer.done()
+        made.sandboxes.open.set()
+        assert await answer == Attached(enforced=True)
+        # What passes by the node is judged there.
+        assert made.kernel.rules_of(WEB.host_link) == "goto tw-shop/web"
+        assert rules(made, "input")[-2:] == ('iifname "veth1" accept', "goto tw-shop/web")
+        assert rules(made, "output")[-2:] == ('oifname "veth1" accept', "goto fw-shop/web")
+        assert rules(made, "output")[1].startswith("ip saddr != 10.0.0.1 counter drop")
+        assert made.restored == []
+        assert (await made.gate.check(CheckAttached(WEB.key))).problems == []
+
+
+async def test_a_pod_of_a_shared_eni_has_no_table_of_its_own() -> None:
+    async with node() as made:
+        made.begin()
+        made.says(pod("shop/web"))
+        await made.gate.attach(attach("shop/web", "10.0.0.1"))
+        assert made.sandboxes.tables == {}
+        assert len(made.pods) == 0
+
+
+async def test_a_policy_reaches_the_pods_that_it_selects() -> None:
+    other = attach("shop/db", "10.0.0.2", sandbox="s2", uid="u2", mode=Mode.EXCLUSIVE_ENI)
+    async with node() as made:
+        made.begin()
+        made.says(pod("shop/web"))
+        made.says(pod("shop/db", uid="u2"))
+        await made.gate.attach(WEB)
+        second = "/run/netns/y"
+        await made.gate.attach(replace(other, netns=second))
+        made.says(deny_all("shop"))
+        made.live.flush()
+        await made.enforcer.in_force()
+        assert "jump pi-default/shop/knp.default.deny" in rules(made, "tw-shop/db", second)
+        assert made.restored == []
+
+
+async def test_what_somebody_removed_is_put_back_and_said() -> None:
+    async with node() as made:
+        made.begin()
+        made.says(pod("shop/web"))
+        await made.gate.attach(WEB)
+        wanted = made.sandboxes.tables[PATH]
+        made.sandboxes.foreign(PATH, Table())
+        assert (await made.gate.check(CheckAttached(WEB.key))).problems
+        made.pods.heard(0)
+        await until(lambda: made.restored)
+        assert made.sandboxes.tables[PATH] == wanted
+        assert made.restored == ["shop/web"]
+        assert made.pods.restorations == 1
+        made.pods.heard(0)  # ourselves
+        await gone_round()
+        assert made.pods.restorations == 1
+        made.sandboxes.foreign(PATH, Table())
+        made.pods.heard(-1)  # too much at once
+        await until(lambda: made.pods.restorations == 2)
+
+
+async def test_what_somebody_removed_while_a_policy_changes_is_put_back() -> None:
+    async with node() as made:
+        made.begin()
+        made.says(pod("shop/web"))
+        await made.gate.attach(WEB)
+        made.sandboxes.foreign(PATH, Table())
+        made.says(deny_all("shop"))
+        made.live.flush()
+        await made.enforcer.in_force()
+        assert "jump pi-default/shop/knp.default.deny" in rules(made, "tw-shop/web")
+
+
+async def test_one_pods_trouble_is_its_own() -> None:
+    broken = attach("shop/db", "10.0.0.2", sandbox="s2", uid="u2", mode=Mode.EXCLUSIVE_ENI)
+    broken = replace(broken, netns="/run/netns/y")
+    async with node(bound_s=1.0) as made:
+        made.begin()
+        made.says(pod("shop/web"))
+        made.says(pod("shop/db", uid="u2"))
+        made.sandboxes.refuses["/run/netns/y"] = Internal("the kernel refused")
+        with pytest.raises(Unavailable, match="the kernel refused"):
+            await made.gate.attach(broken)
+        assert (await made.gate.attach(WEB)).enforced
+        [standing] = made.gate.standing(broken.pod)
+        assert standing.trouble == "the kernel refused"
+        made.sandboxes.refuses.clear()
+        assert (await made.gate.attach(broken)).enforced
+
+
+async def test_a_namespace_that_ends_is_no_error() -> None:
+    async with node() as made:
+        made.begin()
+        made.says(pod("shop/web"))
+        await made.gate.attach(WEB)
+        made.sandboxes.gone.add(PATH)
+        made.pods.look()
+        made.says(deny_all("shop"))
+        made.live.flush()
+        await made.enforcer.in_force()
+        assert made.enforcer.trouble == ""
+        assert made.pods.trouble(WEB.key) == "its network namespace has ended"
+        await made.gate.detach(Detach(WEB.key))
+        assert len(made.pods) == 0
+
+
+async def test_after_a_restart_namespaces_are_searched_for() -> None:
+    async with node() as made:
+        made.says(pod("shop/web"))
+        made.sandboxes.found["10.0.0.1"] = "/proc/7/ns/net"
+        made.begin(lease(WEB))
+        await made.enforcer.in_force()
+        assert "tw-shop/web" in made.sandboxes.tables["/proc/7/ns/net"].chains
+        assert made.sandboxes.searches == 1
+        assert made.restored == []
+
+
+async def test_what_is_not_found_is_not_searched_for_all_the_time() -> None:
+    async with node() as made:
+        made.says(pod("shop/web"))
+        made.begin(lease(WEB))
+        for _ in range(5):
+            made.says(deny_all("shop"))
+            made.live.flush()
+            await made.enforcer.in_force()
+        assert made.sandboxes.searches == 1
+        assert "10.0.0.1" in made.pods.trouble(WEB.key)
+
+
+@pytest.mark.parametrize("unready, last", [("open", "accept"), ("closed", "drop")])
+async def test_a_pod_that_is_not_known_in_time_starts_as_configured(unready: str, last: str) -> None:
+    async with node(bound_s=0.3, unready=unready) as made:  # type: ignore[arg-type]
+        made.begin()
+        assert await made.gate.attach(WEB) == Attached(enforced=False)
+        await made.enforcer.in_force()
+        assert last in rules(made, "input")[-1]
+        made.says(pod("shop/web"))
+        made.live.flush()
+        await made.enforcer.in_force()
+        assert rules(made, "input")[-1] == "goto tw-shop/web"
+
+
+async def test_pods_that_come_and_go_while_others_are_written() -> None:
+    async with node() as made:
+        made.begin()
+        made.says(pod("shop/web"))
+        await made.gate.attach(WEB)
+        for number in range(20):
+            inside = Inside(
+                attach("shop/web", "10.0.0.1", sandbox=f"other{number}").key,
+                WEB.pod,
+                "u1",
+                (Ip(f"10.0.1.{number}"),),
+                made.pods._held[WEB.key].inside.workload,
+                f"/run/netns/{number}",
+            )
+            made.pods.attach(inside)
+            made.enforcer.again()
+            await asyncio.sleep(0)
+            if number % 3 == 0:
+                made.pods.detach(inside.key)
+        await made.enforcer.in_force()
+        assert len(made.pods) == 1 + 20 - 7
