@@ -132,7 +132,7 @@ class Group:
             for frame in frames(self._socket.recv(_RECEIVE)):
                 if not frame.subsystem and frame.kind == NLMSG_ERROR:
                     said = failure(frame)
-                    if said.errno == errno.EBUSY:
+                    if said.errno in (errno.EBUSY, errno.EPERM):  # whoever may set the buffer may bind
                         raise Unavailable(f"somebody else reads the group {self._group} of nflog: set another")
                     if said.errno:
                         raise OSError(said.errno, said.words or errno.errorcode.get(said.errno, str(said.errno)))

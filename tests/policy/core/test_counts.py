@@ -5,11 +5,17 @@ from hypothesis import strategies as st
 
 from services.policy.core import messages as m
 from services.policy.core.counts import Count, Denial, Line, RuleSeen, Totals, rule_number
-from services.policy.core.tally import Series, tally
+from services.policy.core.tally import Owner, Series, tally
 
 WEB = m.PolicyID("web", tier="default")
 POD = m.WorkloadEndpointID("k8s", "shop/web-0", "eth0")
-OWNERS = {"pi-web": WEB, "po-web": WEB, "pri-kns": m.ProfileID("kns"), "tw-shop/web-0": POD, "sources": "host"}
+OWNERS: dict[str, Owner] = {
+    "pi-web": WEB,
+    "po-web": WEB,
+    "pri-kns": m.ProfileID("kns"),
+    "tw-shop/web-0": POD,
+    "sources": "host",
+}
 
 
 def seen(chain: str, handle: int, comment: str, packets: int, action: str = "allow") -> RuleSeen:
