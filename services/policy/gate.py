@@ -111,6 +111,11 @@ class Gate:
                 f"network_policy: enforce has no rules for pods of the mode {request.mode}, which pass the host by; "
                 "set network_policy to off on this node, or give its pods another mode"
             )
+        if request.mode in IN_THE_POD and self._inside is not None and self._inside.second(request.key):
+            raise Refused(
+                f"network_policy: enforce has rules for one interface of a sandbox in mode {request.mode}, and "
+                f"{request.key.container_id} has one beside {request.key.ifname} already"
+            )
         began, asked_at = time.monotonic(), time.time()
         wired = Wired(request.key, request.pod, request.pod_uid, request.host_link, request.addresses)
         self._detached.pop(request.key, None)

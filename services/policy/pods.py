@@ -158,6 +158,10 @@ class PodTables:
         """Whether `settle` has something to do."""
         return any(held.due for held in self._held.values())
 
+    def second(self, key: AttachmentKey) -> bool:
+        """Whether another interface of the same sandbox has the namespace's table already."""
+        return any(one.container_id == key.container_id and one != key for one in self._held)
+
     def knows(self, key: AttachmentKey) -> bool:
         """Whether this sandbox has a table of its own."""
         return key in self._held

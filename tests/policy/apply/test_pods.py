@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from services.policy.core.nft.model import Table
 from services.policy.pods import Inside
 from shared.contracts.policy import Attached, CheckAttached, Detach
-from shared.errors import Internal, Unavailable
+from shared.errors import Internal, Refused, Unavailable
 from shared.model import Ip, Mode
 from tests.policy.apply.node import PlayedNode, attach, deny_all, lease, node, pod
 
@@ -202,3 +202,13 @@ async def test_pods_that_come_and_go_while_others_are_written() -> None:
                 made.pods.detach(inside.key)
         await made.enforcer.in_force()
         assert len(made.pods) == 1 + 20 - 7
+
+
+async def test_a_second_interface_of_a_sandbox_is_refused() -> None:
+    async with node() as made:
+        made.begin()
+        made.says(pod("shop/web"))
+        await made.gate.attach(WEB)
+        with pytest.raises(Refused, match="one beside net1 already"):
+            await made.gate.attach(replace(WEB, key=replace(WEB.key, ifname="net1")))
+        assert (await made.gate.attach(WEB)).enforced, "a repetition is none"
