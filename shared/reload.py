@@ -231,7 +231,7 @@ class Reloading(Generic[Config]):
         async with KubeClient(node.kube) as client:
             recorder = Recorder(client, component="terway-daemon", host=node.node_name)
             once = hashlib.sha256(text.encode()).hexdigest()[:16]
-            recorder.warn(about_node(node.node_name), "ConfigurationRejected", text, once=once)
+            recorder.warn(about_node(node.node_name), "ConfigError", text, once=once)
             await recorder.flush()
 
     # ---- what the cluster says of this node (terway.md §2.4)

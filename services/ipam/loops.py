@@ -11,6 +11,7 @@ from services.ipam.adapters.node import NodeCondition
 from services.ipam.adapters.pods import Pods
 from services.ipam.core import garbage, sizing, sufficiency
 from services.ipam.core.garbage import Suspect
+from services.ipam.core.node_news import NodeNews
 from services.ipam.core.pool import Mark
 from services.ipam.core.ranges import FROM_RANGES
 from services.ipam.core.sizing import Watermarks
@@ -43,15 +44,15 @@ async def watch_inventory(
     synced: Condition,
     reporter: Reporter,
     reached: Callable[[], None],
-    warned: Callable[[str], None] = lambda what: None,
+    warned: Callable[[str, str], None] = lambda reason, what: None,
     first: Callable[[], Awaitable[None]] | None = None,
 ) -> None:
     """Follow eni_manager's inventory for ever, through its restarts.
 
-    `reached` is called when it is back, `warned` with each warning that was not in the last inventory. `first` is
-    awaited, until it succeeds, before any address is known and may be given to anybody.
+    `reached` is called when it is back, `warned` with reason and message of each event that the node should have.
+    `first` is awaited, until it succeeds, before any address is known and may be given to anybody.
     """
-    warnings: set[str] = set()
+    news = NodeNews()
     delays = RECONNECT.delays(random.random)
     while True:
         reporter.alive()
@@ -71,10 +72,9 @@ async def watch_inventory(
             if inventory.epoch != ledger.pool.epoch:
                 log.info("eni_manager_found", epoch=inventory.epoch, synced=inventory.synced)
             ledger.observe(inventory)
-            for what in sorted(set(inventory.warnings) - warnings):
-                log.warning("node_warning", what=what)
-                warned(what)
-            warnings = set(inventory.warnings)
+        for reason, what in news.heard(inventory, ledger.clock()):
+            log.warning("node_warning", reason=reason, what=what)
+            warned(reason, what)
         if absent:
             reached()
         if ledger.pool.synced:

@@ -88,9 +88,9 @@ async def serve(node: NodeConfig, settings: Settings, stop: asyncio.Event) -> No
             """As the ADD found it, or as is known by now: the pods' watch may have been behind."""
             return lease.sticky or (pods is not None and pods.is_stateful(lease.pod, lease.pod_uid))
 
-        def warned(what: str) -> None:
+        def warned(reason: str, what: str) -> None:
             if pods is not None:
-                pods.warn_node("ResourceInvalid", what)
+                pods.warn_node(reason, what)
 
         def lost(lease: Lease, what: str) -> None:
             if pods is not None:

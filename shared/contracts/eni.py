@@ -66,6 +66,8 @@ class Inventory(msgspec.Struct, frozen=True):
     """What one ENI of this node can hold; 0: not known."""
     warnings: list[str] = []
     """What people should mend though pods are served: a sentence each, as long as it is so."""
+    releasing: list[str] = []
+    """Why what should go back to the cloud does not, a sentence each; it is being tried again."""
     dual: bool = True
     """Leases have the IPv6 addresses of their items. False: pods are given IPv4 only, whatever an item still has."""
     ranges: list[PodRange] = []

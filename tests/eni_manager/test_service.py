@@ -581,3 +581,18 @@ async def test_without_any_security_group_nothing_is_asked_of_the_cloud(start, c
         seen = await eni.until(lambda seen: seen.blocked != "")
         assert "set security_groups" in seen.blocked
     assert cloud.enis() == []
+
+
+async def test_what_cannot_be_given_back_is_said_until_it_can(start, cloud):
+    async with start({"eni_ip_ops": Backoff(0.01, steps=200)}) as eni:
+        await eni.demand(4)
+        seen = await eni.until_usable(4)
+        item = next(address.ipv4 for address in seen.enis[0].addresses if not address.primary)
+        cloud.cloud.faults.add(Fault("UnassignPrivateIpAddresses", code="ServiceUnavailable", status=503))
+        await eni.demand(3)
+        await eni.give_back(item)
+        seen = await eni.until(lambda seen: seen.releasing != [])
+        assert "ServiceUnavailable" in seen.releasing[0]
+        assert seen.releasing[0].startswith("UnassignPrivateIpAddresses: ")
+        cloud.cloud.faults.clear()
+        await eni.until(lambda seen: seen.releasing == [] and len(usable(seen)) == 3)

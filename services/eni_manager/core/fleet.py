@@ -8,6 +8,15 @@ from services.eni_manager.core.placement import Blocks, Plan, ipv6_of
 from shared.contracts.eni import EniAddress, EniView, Inventory, PodRange
 from shared.model import Ip, Mode
 
+GIVING_BACK = (
+    "UnassignPrivateIpAddresses",
+    "UnassignIpv6Addresses",
+    "DetachNetworkInterface",
+    "DeleteNetworkInterface",
+    "DeleteRouteEntries",
+)
+"""Calls that make the node hold less."""
+
 
 class Fleet:
     """The node's ENIs. `on_change` is called after everything that changes the inventory."""
@@ -120,6 +129,11 @@ class Fleet:
         held = sum(eni.count((SlotState.VALID,)) for eni in self.enis.values() if eni.state is State.READY)
         return "; ".join(sorted(set(self.troubles.values()))) if held < self.total else ""
 
+    @property
+    def releasing(self) -> list[str]:
+        """Calls that give something back to the cloud and fail now, with the reason."""
+        return [f"{action}: {why}" for action in GIVING_BACK if (why := self.troubles.get(f"call {action}"))]
+
     def inventory(self, now: float) -> Inventory:
         """What ipam is told. ENIs that the cloud has not made yet hold nothing and are left out."""
         retry_at = self.plan.retry_at
@@ -138,6 +152,7 @@ class Fleet:
             blocked_retry_after=None if retry_at is None else max(0.0, retry_at - now),
             addresses_per_eni=self.limits.per_eni,
             warnings=sorted(self.warnings.values()),
+            releasing=self.releasing,
             ranges=list(self.ranges),
             refused=self.refused,
             dual=self.dual or self.mode is Mode.VPC_ROUTE,  # whose ranges are those that pods may have

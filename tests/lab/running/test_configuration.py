@@ -105,7 +105,7 @@ async def test_a_change_of_the_file_drops_nothing(lab: Lab, node: Node) -> None:
     lab.run("pod", "del", "conf/c")
     async with KubeClient(node.kube) as kube:
         events = [event async for event in kube.list(EVENTS, dict, namespace="default")]
-    said = [event["message"] for event in events if event["reason"] == "ConfigurationRejected"]
+    said = [event["message"] for event in events if event["reason"] == "ConfigError"]
     assert said and all("min_pool_size: 9 is more than max_pool_size, 7" in message for message in said)
     assert pids == [node.pid(name) for name in NAMED], "no process died for it"
 
