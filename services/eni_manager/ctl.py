@@ -45,6 +45,9 @@ def from_catalogue(name: str) -> InstanceType | None:
 @click.option("--eni-cap-ratio", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True)
 @click.option("--eni-cap-shift", type=int, default=0, show_default=True)
 @click.option("--max-eni", type=click.IntRange(0), default=0, show_default=True, help="0: no limit of ours.")
+@click.option(
+    "--pod-mask", type=click.IntRange(8, 32), default=24, show_default=True, help="Of pod ranges (vpc-route)."
+)
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def capacity(
     instance_type: str,
@@ -58,6 +61,7 @@ def capacity(
     eni_cap_ratio: float,
     eni_cap_shift: int,
     max_eni: int,
+    pod_mask: int,
     as_json: bool,
 ) -> None:
     """How many pods INSTANCE_TYPE (ecs.g6.2xlarge) can host, and why it is or is not a good node.
@@ -66,7 +70,7 @@ def capacity(
     this machine's role.
     """
     kind = _online(instance_type, region, config) if online else _kind(instance_type, enis, addresses)
-    caps = Caps(eni_cap_ratio, eni_cap_shift, max_eni)
+    caps = Caps(eni_cap_ratio, eni_cap_shift, max_eni, pod_mask)
     found = [count(kind, each, caps) for each in ([PodMode(mode)] if mode else PodMode)]
     warnings = shortcomings(kind, PodMode(mode) if mode else PodMode.SHARED)
     if as_json:

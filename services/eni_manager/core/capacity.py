@@ -15,6 +15,8 @@ from services.eni_manager.core.model import InstanceType
 PREFIX_SIZE = 16
 """Addresses of a /28, which takes the place of one."""
 IPV6_PREFIX_PODS = 65_536
+MOST_OF_RANGE = 4094
+"""Of a node's pod range; three addresses of it (network, gateway, broadcast) are nobody's."""
 
 RECOMMENDED_GENERATION = 5
 RECOMMENDED_CPUS = 8
@@ -38,6 +40,7 @@ class PodMode(StrEnum):
     PREFIX = "prefix"
     PREFIX_IPV6 = "prefix-ipv6"
     ERDMA = "erdma"
+    VPC_ROUTE = "vpc-route"
 
 
 class Caps(msgspec.Struct, frozen=True):
@@ -46,6 +49,8 @@ class Caps(msgspec.Struct, frozen=True):
     ratio: float = 1.0
     shift: int = 0
     max_eni: int = 0
+    pod_mask: int = 24
+    """Length of the mask of a node's pod range, in mode vpc-route; kube-controller-manager's own default."""
 
     def enis(self, adapters: int) -> int:
         """ENIs for pods. Never more than the machine takes."""
@@ -95,6 +100,9 @@ def _count(kind: InstanceType, mode: PodMode, caps: Caps) -> tuple[int, str]:
         case PodMode.ERDMA:
             nics = erdma_enis(kind)
             return nics * each, f"{nics} ENIs with RDMA × {each} addresses; they are not there for other pods"
+        case PodMode.VPC_ROUTE:
+            usable = max(0, min(2 ** (32 - caps.pod_mask) - 3, MOST_OF_RANGE))
+            return usable, f"addresses of a pod range /{caps.pod_mask}, whatever the type"
         case _:
             assert_never(mode)
 

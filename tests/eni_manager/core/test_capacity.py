@@ -11,8 +11,10 @@ from services.ctl import main
 from services.eni_manager.core.capacity import Caps, PodMode, capacity, generation, shortcomings
 from services.eni_manager.core.model import InstanceType
 from services.eni_manager.ctl import from_catalogue
+from services.ipam.core.ranges import size
 from shared.eni_conf import EniConf
 from shared.instance_types import TYPES
+from shared.model import Cidr
 
 
 @pytest.mark.parametrize(
@@ -146,3 +148,8 @@ def test_the_command_and_a_type_that_is_not_known() -> None:
     code, text = terwayctl("ecs.g9.huge", "--enis", "9", "--addresses", "30", "--mode", "shared", "--max-eni", "4")
     assert code == 0
     assert "120 pods" in text
+
+
+@pytest.mark.parametrize(("mask", "pods"), [(24, 253), (26, 61), (30, 1), (31, 0), (32, 0), (16, 4094)])
+def test_a_pod_range_holds_what_ipam_takes_from_it(mask: int, pods: int) -> None:
+    assert capacity(SMALL, PodMode.VPC_ROUTE, Caps(pod_mask=mask)).pods == pods == size(Cidr(f"10.0.0.0/{mask}"))
