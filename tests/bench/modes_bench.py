@@ -1,137 +1,79 @@
-"""Each mode beside what its packets would do without us, and its limits: `python -m tests.bench.modes_bench [MODE …]`.
+"""Each mode beside what its packets would do without us: `python -m tests.bench.modes_bench [MODE …]`.
 
-A mode is one function of MODES that sets up a world and names its contests: a path as we wire it and the same one bare.
-Both are measured in turns, so that what disturbs one disturbs the other. shared-veth has its table in bandwidth_bench.
-Prints tables and adds its figures to build/bench.json.
+All forms of a mode's paths (grounds.py) are measured in turns, so that what disturbs one disturbs the others. Ratios
+are those of one turn; the median of the turns counts. Prints one table and adds its figures to build/bench.json.
 """
 
 import asyncio
-import os
 import statistics
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
-from services.eni_manager.adapters import netns
-from services.eni_manager.dataplane import Dataplane
 from shared.model import Mode
-from tests.bench.bandwidth_bench import FULL_SPEED, RATES, limited, table
 from tests.bench.cni_bench import report
-from tests.system.dataplane import exclusive
-from tests.system.dataplane.iperf import flow, pinging
-from tests.system.dataplane.world import FAR, SUBNET, Memory, Sandbox, Space, World, plug
+from tests.bench.grounds import GROUNDS, Contest, Way
+from tests.system.dataplane.iperf import answered, flow, pinging
+from tests.system.dataplane.limits import FULL_SPEED
 
 TURNS = 7
-SECONDS = 1.5
 Row = dict[str, Any]
-
-
-class Way(NamedTuple):
-    """From one namespace to an address in another."""
-
-    source: Space
-    target: Space
-    address: str
-
-
-@dataclass(frozen=True)
-class Contest:
-    """One path as the mode wires it, and the same without us."""
-
-    name: str
-    ours: Way
-    bare: Way
-    goal: float
-
-
-@dataclass(frozen=True)
-class Ground:
-    """A world, its dataplane, and what is to be compared."""
-
-    world: World
-    dataplane: Dataplane
-    contests: tuple[Contest, ...]
-
-
-@asynccontextmanager
-async def exclusive_eni(opened: ExitStack, home: int) -> AsyncIterator[Ground]:
-    """A pod with an ENI to itself, beside a namespace into which somebody has moved one by hand."""
-    world = exclusive.Exclusive(opened, home)
-    world.build()
-    netns.enter(world.node.fd)
-    async with exclusive.running(Memory()) as dataplane:
-        pod, bare = world.sandbox(), world.sandbox()
-        await plug(dataplane, pod)
-        by_hand(world, bare)
-        contest = Contest("by the ENI", Way(pod, world.vpc, FAR), Way(bare, world.vpc, FAR), 0.98)
-        yield Ground(world, dataplane, (contest,))
-
-
-def by_hand(world: exclusive.Exclusive, box: Sandbox) -> None:
-    """The bare NIC: moved, addressed, routed, and nothing else."""
-    [name] = world.at_home(box)
-    world.node.ip("link", "set", name, "netns", box.path, "name", "eth0")
-    box.ip("link", "set", "eth0", "up")
-    box.ip("addr", "add", f"{box.ipv4}/32", "dev", "eth0")
-    box.ip("route", "add", "default", "via", SUBNET.gateway, "dev", "eth0", "onlink")
-
-
-MODES: Mapping[Mode, Callable[[ExitStack, int], AbstractAsyncContextManager[Ground]]] = {
-    Mode.EXCLUSIVE_ENI: exclusive_eni,
-}
 
 
 def main(wanted: list[str]) -> int:
     """Measure; 0 whatever the figures are."""
-    for mode in wanted or list(MODES):
-        home = netns.own_netns()
-        with ExitStack() as opened:
-            opened.callback(os.close, home)
-            opened.callback(netns.enter, home)
-            limits, rows = asyncio.run(measure(MODES[Mode(mode)](opened, home)))
-        report({f"{mode}.limits": limits, f"{mode}.ratios": rows})
-        print(table(f"{mode}: limits", limits))
-        print(table(f"{mode}: unlimited, beside the same path bare", rows))
+    rows = [row for mode in wanted or GROUNDS for row in asyncio.run(measure(Mode(mode)))]
+    report({"modes": rows})
+    print(table("unlimited, beside a bare veth pair or a bare NIC (ratios; by hand: as many hops without us)", rows))
     return 0
 
 
-async def measure(ground: AbstractAsyncContextManager[Ground]) -> tuple[list[Row], list[Row]]:
-    """Limits, then contests."""
-    async with ground as there:
-        limits = [
-            await limited(there.world, there.dataplane, rate, direction)
-            for rate in RATES
-            for direction in ("egress", "ingress")
-        ]
-        return limits, [await contested(contest) for contest in there.contests]
+async def measure(mode: Mode) -> list[Row]:
+    """All paths of a mode."""
+    async with GROUNDS[mode]() as ground:
+        ways = dict.fromkeys(
+            way for one in ground.contests for way in (one.bare, one.by_hand, one.ours) if way is not None
+        )
+        for way in ways:
+            assert answered(way.source, way.address), way
+        rates: dict[Way, list[float]] = {way: [] for way in ways}
+        trips: dict[Way, list[float]] = {way: [] for way in ways}
+        for turn in range(TURNS):
+            for way in reversed(ways) if turn % 2 else ways:
+                found = flow(way.source, way.target, way.address, reverse=False, rate=FULL_SPEED, seconds=1)
+                rates[way].append(found.rate * 8 / 1e9)
+                with pinging(way.source, way.address, every_s=0.01) as quiet:
+                    await asyncio.sleep(0.3)
+                trips[way].append(statistics.median(quiet))
+        return [{"path": f"{mode}: {one.name}", **compared(one, rates, trips)} for one in ground.contests]
 
 
-async def contested(contest: Contest) -> Row:
-    """In turns, each turn beginning with the other one."""
-    ways = {"ours": contest.ours, "bare": contest.bare}
-    rates: dict[str, list[float]] = {name: [] for name in ways}
-    trips: dict[str, list[float]] = {name: [] for name in ways}
-    for turn in range(TURNS):
-        for name, way in sorted(ways.items(), reverse=bool(turn % 2)):
-            found = flow(way.source, way.target, way.address, reverse=False, rate=FULL_SPEED, seconds=SECONDS)
-            rates[name].append(found.rate * 8 / 1e9)
-            with pinging(way.source, way.address) as quiet:
-                await asyncio.sleep(0.5)
-            trips[name] += quiet
-    ratios = [ours / bare for ours, bare in zip(rates["ours"], rates["bare"], strict=True)]
-    rtt = {name: statistics.median(found) for name, found in trips.items()}
+def compared(contest: Contest, rates: dict[Way, list[float]], trips: dict[Way, list[float]]) -> Row:
+    """One line of the table."""
+
+    def ratio(figures: dict[Way, list[float]], way: Way) -> float:
+        pairs = zip(figures[way], figures[contest.bare], strict=True)
+        return round(statistics.median(this / bare for this, bare in pairs), 3)
+
+    reached = ratio(rates, contest.ours)
     return {
-        "path": contest.name,
-        "gbit_s": round(statistics.median(rates["ours"]), 2),
-        "bare_gbit_s": round(statistics.median(rates["bare"]), 2),
-        "ratio": round(statistics.median(ratios), 3),
-        "goal": contest.goal,
-        "rtt_ms": round(rtt["ours"], 3),
-        "bare_rtt_ms": round(rtt["bare"], 3),
-        "rtt_ratio": round(rtt["ours"] / rtt["bare"], 3),
+        "gbit_s": round(statistics.median(rates[contest.ours]), 1),
+        "ratio": reached,
+        "goal": "" if contest.goal is None else contest.goal,
+        "met": "" if contest.goal is None else "yes" if reached >= contest.goal else "no",
+        "by_hand": "" if contest.by_hand is None else ratio(rates, contest.by_hand),
+        "rtt_ms": round(statistics.median(trips[contest.ours]), 3),
+        "rtt_ratio": ratio(trips, contest.ours),
+        "by_hand_rtt": "" if contest.by_hand is None else ratio(trips, contest.by_hand),
     }
+
+
+def table(title: str, rows: list[Row]) -> str:
+    """For people."""
+    lines = ["", title]
+    for row in [{name: name for name in rows[0]}, *rows]:
+        first, *rest = row.values()
+        lines.append(f"  {first:42}" + "".join(f"{value!s:>13}" for value in rest))
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

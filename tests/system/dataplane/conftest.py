@@ -1,26 +1,17 @@
 """The node as a fixture. Its tests run inside its namespace, as services do."""
 
-import os
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack
 
 import pytest
 
-from services.eni_manager.adapters import netns
 from services.eni_manager.dataplane import Dataplane
-from tests.system.dataplane.world import Memory, World, running
+from tests.system.dataplane.world import Memory, World, running, standing
 
 
 @pytest.fixture
 def world() -> Iterator[World]:
-    home = netns.own_netns()
-    with ExitStack() as opened:
-        opened.callback(os.close, home)
-        opened.callback(netns.enter, home)
-        world = World(opened, home)
-        world.build()
-        netns.enter(world.node.fd)
-        yield world
+    with standing(World) as made:
+        yield made
 
 
 @pytest.fixture

@@ -7,13 +7,11 @@ The ENIs are veths, which end with their namespace. Hardware comes home instead;
 do for it, by the same words: the device is in the node's namespace, down, under another name.
 """
 
-import os
-from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import msgspec
 
-from services.eni_manager.adapters import netns
 from services.eni_manager.core.wiring.values import Node
 from services.eni_manager.dataplane import AttachmentStore, Dataplane
 from shared.contracts.ipam import Bandwidth
@@ -55,19 +53,6 @@ class Exclusive(World):
     def at_home(self, box: Sandbox) -> list[str]:
         """What the ENI is called in the node's namespace; empty: it is not there."""
         return [link["ifname"] for link in self.node.seen("link") if link["address"] == box.lease.eni_mac]
-
-
-@contextmanager
-def standing() -> Iterator[Exclusive]:
-    """The node and what is around it, with the calling thread inside the node meanwhile, as services are."""
-    home = netns.own_netns()
-    with ExitStack() as opened:
-        opened.callback(os.close, home)
-        opened.callback(netns.enter, home)
-        made = Exclusive(opened, home)
-        made.build()
-        netns.enter(made.node.fd)
-        yield made
 
 
 @asynccontextmanager

@@ -20,13 +20,13 @@ class Flow(NamedTuple):
 
 
 def flow(
-    client: Space, server: Space, address: str, *, reverse: bool, rate: int, seconds: float = 3.5, port: int = 5201
+    client: Space, server: Space, address: str, *, reverse: bool, rate: int, seconds: int = 3, port: int = 5201
 ) -> Flow:
     """TCP as fast as it goes, from client to server or in reverse, for so long. `rate`: about."""
     # Counted from the first byte: behind a warm-up, what a lost frame had held back would count as if it came then.
     # Small pieces where the rate is small: iperf3 counts what arrives in whole ones.
     piece = max(PAYLOAD, min(131_072, rate // 100))
-    options = ["-p", str(port), "-t", f"{seconds:g}", "-l", str(piece), "-J"]
+    options = ["-p", str(port), "-t", str(seconds), "-l", str(piece), "-J"]
     with _server(server, port), client.inside():
         command = ["iperf3", "-c", address, *options, *(["-R"] if reverse else [])]
         done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 20, check=False)
@@ -37,12 +37,19 @@ def flow(
     return Flow(goodput * FRAME / PAYLOAD, end["sum_sent"].get("retransmits", 0))
 
 
+def answered(space: Space, address: str) -> bool:
+    """Does a ping come back within some seconds? After that no ARP question is asked for a while."""
+    with space.inside():
+        asked = ["ping", "-n", "-c", "1", "-i", "0.2", "-w", "5", address]
+        return subprocess.run(asked, stdout=subprocess.DEVNULL, check=False).returncode == 0
+
+
 @contextmanager
-def pinging(space: Space, address: str) -> Iterator[list[float]]:
+def pinging(space: Space, address: str, *, every_s: float = 0.05) -> Iterator[list[float]]:
     """Round trips from `space` meanwhile, in milliseconds; the list is filled at the end."""
     found: list[float] = []
     with space.inside():
-        ping = subprocess.Popen(["ping", "-n", "-i", "0.05", address], stdout=subprocess.PIPE, text=True)
+        ping = subprocess.Popen(["ping", "-n", "-i", f"{every_s:g}", address], stdout=subprocess.PIPE, text=True)
     try:
         yield found
     finally:

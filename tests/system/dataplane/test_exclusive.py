@@ -11,7 +11,7 @@ from shared.contracts.eni import Limit, Plug, Unplug
 from shared.contracts.ipam import Bandwidth, Lease
 from shared.errors import Conflict, NotFound
 from shared.model import Cidr
-from tests.system.dataplane.exclusive import SERVICES, SERVICES6, Exclusive, running, standing
+from tests.system.dataplane.exclusive import SERVICES, SERVICES6, Exclusive, running
 from tests.system.dataplane.world import (
     FAR,
     FAR6,
@@ -24,6 +24,7 @@ from tests.system.dataplane.world import (
     inhabited,
     plug,
     problems_of,
+    standing,
     talks,
     unplug,
     until,
@@ -37,7 +38,7 @@ VIP = "172.21.0.10"
 
 @pytest.fixture
 def world() -> Iterator[Exclusive]:
-    with standing() as made:
+    with standing(Exclusive) as made:
         yield made
 
 

@@ -17,7 +17,7 @@ from shared import crashpoint
 from shared.contracts.eni import Plug, Unplug
 from shared.contracts.ipam import Bandwidth
 from shared.model import Mode
-from tests.system.dataplane.exclusive import SERVICES, Exclusive, running, standing
+from tests.system.dataplane.exclusive import SERVICES, Exclusive, running
 from tests.system.dataplane.world import (
     FAR,
     NODE_IP,
@@ -26,6 +26,7 @@ from tests.system.dataplane.world import (
     inhabited,
     plug,
     problems_of,
+    standing,
     talks,
     unplug,
     until,
@@ -42,7 +43,7 @@ UNPLUG_POINTS = [name for name in POINTS if name.startswith("eni.unplug.")] + HO
 
 @pytest.fixture
 def world() -> Iterator[Exclusive]:
-    with standing() as made:
+    with standing(Exclusive) as made:
         yield made
 
 

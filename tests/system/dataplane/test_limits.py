@@ -1,7 +1,6 @@
 """Limits hold in both directions, hurt nobody else, queue little, and change while the pod runs."""
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import pytest
@@ -10,45 +9,29 @@ from services.eni_manager.dataplane import Dataplane
 from shared.contracts.eni import Limit
 from shared.contracts.ipam import Bandwidth
 from shared.errors import NotFound
-from tests.system.dataplane.iperf import Flow, flow, pinging
+from tests.system.dataplane.iperf import answered, flow, pinging
+from tests.system.dataplane.limits import DIRECTIONS, MBIT, RATES, TOLERANCE, TRIES, beside, met, pushed
 from tests.system.dataplane.world import (
     FAR,
     Memory,
-    Sandbox,
     World,
     inhabited,
     plug,
     problems_of,
     running,
-    talks,
     unplug,
     until,
 )
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
 
-MBIT = 125_000
-TOLERANCE = 0.03
-DIRECTIONS = {"egress": False, "ingress": True}
 
-
-def pushed(box: Sandbox, world: World, direction: str, rate: int) -> Flow:
-    """What a flow in this direction reaches. Whatever else this machine does can only take away: three tries."""
-    seconds = 3.5 if rate >= 10 * MBIT else 8.0  # where a second has 80 frames, one lost is a percent of it
-    for _ in range(3):
-        found = flow(box, world.vpc, FAR, reverse=DIRECTIONS[direction], rate=rate, seconds=seconds)
-        if found.rate >= (1 - TOLERANCE) * rate:
-            break
-    return found
-
-
-@pytest.mark.parametrize("direction", DIRECTIONS)
-@pytest.mark.parametrize("rate", [MBIT, 10 * MBIT, 100 * MBIT, 1000 * MBIT], ids=lambda rate: f"{rate // MBIT}Mbit")
-async def test_a_limit_is_met(rate: int, direction: str, world: World, dataplane: Dataplane) -> None:
-    box = world.sandbox(bandwidth=Bandwidth(**{direction: rate}))
-    await plug(dataplane, box)
-    found = pushed(box, world, direction, rate)
-    assert 1 - TOLERANCE <= found.rate / rate <= 1 + TOLERANCE
+@pytest.mark.parametrize("rate", RATES, ids=lambda rate: f"{rate // MBIT}Mbit")
+async def test_a_limit_is_met(rate: int, world: World, dataplane: Dataplane) -> None:
+    for found in await met(world, dataplane, rate):
+        # Whatever else this machine does can only take away: what is too much is too much even once.
+        assert max(found) <= 1 + TOLERANCE, found
+        assert max(found) >= 1 - TOLERANCE, found
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
@@ -56,11 +39,15 @@ async def test_a_full_queue_delays_by_less_than_30_ms(direction: str, world: Wor
     rate = 10 * MBIT
     box = world.sandbox(bandwidth=Bandwidth(ingress=rate, egress=rate))
     await plug(dataplane, box)
-    assert talks(box, box.ipv4, world.vpc, FAR)  # so that no ARP question is asked meanwhile
-    with pinging(box, FAR) as trips:
-        flow(box, world.vpc, FAR, reverse=DIRECTIONS[direction], rate=rate)
-    assert len(trips) > 40
-    assert trips[len(trips) * 95 // 100] < 30.0
+    assert answered(box, FAR)
+    slow = []
+    for _ in range(TRIES):  # a machine whose cores are busy can only add to it
+        with pinging(box, FAR) as trips:
+            flow(box, world.vpc, FAR, reverse=DIRECTIONS[direction], rate=rate)
+        slow.append(trips[len(trips) * 95 // 100])
+        if len(trips) > 40 and slow[-1] < 30.0:
+            return
+    pytest.fail(f"95 of 100 pings take less than {slow} ms")
 
 
 async def test_a_limited_pod_does_not_slow_its_neighbour(world: World, dataplane: Dataplane) -> None:
@@ -68,15 +55,15 @@ async def test_a_limited_pod_does_not_slow_its_neighbour(world: World, dataplane
     free = world.sandbox()
     await plug(dataplane, limited)
     await plug(dataplane, free)
-    assert talks(free, free.ipv4, world.vpc, FAR)
-    fast = 300 * MBIT
-    with ThreadPoolExecutor(1) as thread:  # it enters namespaces, and comes back to the node's before it ends
-        slow = thread.submit(flow, limited, world.vpc, FAR, reverse=False, rate=MBIT, port=5202)
-        with pinging(free, FAR) as trips:
-            beside = flow(free, world.vpc, FAR, reverse=False, rate=fast, seconds=1.5)
-        assert slow.result().rate <= (1 + TOLERANCE) * MBIT
-    assert beside.rate > fast
-    assert trips[len(trips) // 2] < 5.0
+    assert answered(free, FAR)
+    seen = []
+    for _ in range(TRIES):
+        found = await beside(world, limited, free)
+        assert found.limited <= (1 + TOLERANCE) * MBIT
+        seen.append(found)
+        if found.free > 300 * MBIT and found.free > 0.8 * found.alone and found.ping_ms < 5.0:
+            return
+    pytest.fail(f"never as if it were alone: {seen}")
 
 
 @pytest.fixture
@@ -102,7 +89,7 @@ async def test_limits_change_while_the_pod_runs(
     assert "rate 10Mbit" in world.node.qdisc(link) and "rate 20Mbit" in box.qdisc("eth0")
     assert memory.kept[key].lease.bandwidth == Bandwidth(10 * MBIT, 20 * MBIT)
     assert (memory.kept[key].netns, memory.kept[key].mtu) == (box.path, 1400)
-    assert pushed(box, world, "egress", 20 * MBIT).rate < 1.1 * 20 * MBIT
+    assert max(pushed(box, world, "egress", 20 * MBIT, tries=1)) < 1.1
 
     await dataplane.limit(Limit(key, Bandwidth(egress=30 * MBIT)))
     assert world.node.qdisc(link) == bare[0] and "rate 30Mbit" in box.qdisc("eth0")

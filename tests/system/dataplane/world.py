@@ -204,8 +204,13 @@ class World:
         self._assigned: list[str] = []
 
     def _space(self, space: AnySpace) -> AnySpace:
-        self._opened.callback(space.close)
+        self.keep(space)
         return space
+
+    def keep(self, *spaces: Space) -> None:
+        """Let these end with the world."""
+        for space in spaces:
+            self._opened.callback(space.close)
 
     def build(self) -> None:
         """Set up everything around the pods."""
@@ -267,6 +272,22 @@ class World:
         for address in box.lease.addresses:
             self.assign(address)
         return box
+
+
+AnyWorld = TypeVar("AnyWorld", bound=World)
+
+
+@contextmanager
+def standing(kind: type[AnyWorld]) -> Iterator[AnyWorld]:
+    """The node and what is around it, with the calling thread inside the node meanwhile, as services are."""
+    home = netns.own_netns()
+    with ExitStack() as opened:
+        opened.callback(os.close, home)
+        opened.callback(netns.enter, home)
+        made = kind(opened, home)
+        made.build()
+        netns.enter(made.node.fd)
+        yield made
 
 
 @asynccontextmanager
