@@ -12,9 +12,10 @@ from threading import Thread
 from typing import Final
 
 from services.eni_manager.adapters.netlink_socket import RouteSocket
-from services.eni_manager.adapters.netlink_wire import CREATE, EXCL, Request, attribute, number, text
+from services.eni_manager.adapters.netlink_wire import EXCL, Request, number
 from services.eni_manager.core.preflight import Kinds
 from shared.errors import Internal
+from shared.netlink import CREATE, attribute, text
 
 _CLONE_NEWNET: Final = 0x40000000
 _libc: Final = ctypes.CDLL(None, use_errno=True)

@@ -30,11 +30,12 @@ from services.eni_manager.adapters.netlink_values import (
     seen_local,
     seen_rules,
 )
-from services.eni_manager.adapters.netlink_wire import Frame, Request
+from services.eni_manager.adapters.netlink_wire import Request
 from services.eni_manager.core.wiring.difference import Change, Put
 from services.eni_manager.core.wiring.standing import SeenLink
 from services.eni_manager.core.wiring.values import Ingress, Item, Link, Redirect, Rule, Side, Sysctl, link_of
 from shared.model import Ip
+from shared.netlink import Message as Frame
 
 ABSENT = (errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.EADDRNOTAVAIL, errno.EINVAL)
 """What the kernel answers when what is to go is not there (EINVAL: a qdisc that is not)."""

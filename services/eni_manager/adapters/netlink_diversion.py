@@ -12,20 +12,10 @@ from typing import Final
 
 import msgspec
 
-from services.eni_manager.adapters.netlink_wire import (
-    CREATE,
-    EXCL,
-    REPLACE,
-    Frame,
-    Request,
-    attribute,
-    attributes,
-    number,
-    string,
-    text,
-    u32,
-)
+from services.eni_manager.adapters.netlink_wire import EXCL, REPLACE, Request, attributes, number, u32
 from shared.model import Cidr
+from shared.netlink import CREATE, attribute, string, text
+from shared.netlink import Message as Frame
 
 PRIORITY: Final = 40000
 """terway.md §5.9"""

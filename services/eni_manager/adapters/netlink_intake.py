@@ -8,17 +8,10 @@ from socket import AF_UNSPEC, htons
 from struct import Struct
 from typing import Final
 
-from services.eni_manager.adapters.netlink_wire import (
-    CREATE,
-    EXCL,
-    Frame,
-    Request,
-    attribute,
-    attributes,
-    string,
-    text,
-)
+from services.eni_manager.adapters.netlink_wire import EXCL, Request, attributes
 from services.eni_manager.core.wiring.values import Ingress, Redirect
+from shared.netlink import CREATE, attribute, string, text
+from shared.netlink import Message as Frame
 
 _TC: Final = Struct("=BxxxiIII")
 """tcmsg: family, index, handle, parent, info"""

@@ -4,24 +4,13 @@ from socket import AF_UNSPEC
 from struct import Struct
 from typing import Final
 
-from services.eni_manager.adapters.netlink_wire import (
-    CREATE,
-    EXCL,
-    Frame,
-    Request,
-    attribute,
-    attributes,
-    i32,
-    mac_bytes,
-    number,
-    string,
-    text,
-    u32,
-)
+from services.eni_manager.adapters.netlink_wire import EXCL, Request, attributes, i32, mac_bytes, number, u32
 from services.eni_manager.core.wiring.marks import RETIRED_GROUP, retired_name
 from services.eni_manager.core.wiring.standing import SeenLink
 from services.eni_manager.core.wiring.values import Link, Veth
 from shared.model import Mac
+from shared.netlink import CREATE, attribute, string, text
+from shared.netlink import Message as Frame
 
 _LINK: Final = Struct("=BxHiII")
 """ifinfomsg: family, type, index, flags, change"""

@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from services.eni_manager.adapters.netlink_links import seen_link
-from services.eni_manager.adapters.netlink_wire import frames
 from services.eni_manager.core.wiring.standing import SeenLink
 from shared.errors import Unavailable
 from shared.model import Mac
+from shared.netlink import messages as frames
 
 _LINK_GROUP: Final = 1
 _RECEIVE: Final = 1 << 16

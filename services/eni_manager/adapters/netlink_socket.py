@@ -11,18 +11,10 @@ from collections.abc import Sequence
 from struct import pack
 from typing import Final, Self
 
-from services.eni_manager.adapters.netlink_wire import (
-    ACK,
-    DUMP,
-    DUMP_INTERRUPTED,
-    NLMSG_DONE,
-    NLMSG_ERROR,
-    Frame,
-    Request,
-    failure,
-    frames,
-    packed,
-)
+from services.eni_manager.adapters.netlink_wire import Request, failure, packed
+from shared.netlink import ACK, DUMP, DUMP_INTERRUPTED, NLMSG_DONE, NLMSG_ERROR
+from shared.netlink import Message as Frame
+from shared.netlink import messages as frames
 
 _SOL_NETLINK: Final = 270
 _CAP_ACK: Final = 10

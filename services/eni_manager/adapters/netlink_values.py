@@ -10,20 +10,7 @@ from typing import Final, assert_never
 
 from services.eni_manager.adapters.netlink_intake import drop_ingress, put_ingress, seen_ingress
 from services.eni_manager.adapters.netlink_links import set_link
-from services.eni_manager.adapters.netlink_wire import (
-    CREATE,
-    EXCL,
-    REPLACE,
-    Frame,
-    Request,
-    attribute,
-    attributes,
-    mac_bytes,
-    number,
-    string,
-    text,
-    u32,
-)
+from services.eni_manager.adapters.netlink_wire import EXCL, REPLACE, Request, attributes, mac_bytes, number, u32
 from services.eni_manager.core.wiring.marks import PROTOCOL
 from services.eni_manager.core.wiring.shaping import TICKS_PER_SECOND
 from services.eni_manager.core.wiring.values import (
@@ -41,6 +28,8 @@ from services.eni_manager.core.wiring.values import (
     Sysctl,
 )
 from shared.model import Cidr, Ip, Mac
+from shared.netlink import CREATE, attribute, string, text
+from shared.netlink import Message as Frame
 
 _ADDRESS: Final = Struct("=BBBBI")
 """ifaddrmsg: family, prefix, flags, scope, index"""

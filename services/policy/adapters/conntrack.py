@@ -12,7 +12,8 @@ from ipaddress import ip_address
 from typing import Final
 
 from services.policy.adapters.nfnetlink import NfSocket, Rejected
-from services.policy.adapters.nfnetlink_wire import attribute, mapping, nested, number, pieces
+from services.policy.adapters.nfnetlink_wire import mapping, nested, number, pieces
+from shared.netlink import attribute
 
 _SUBSYSTEM: Final = 1
 """NFNL_SUBSYS_CTNETLINK"""

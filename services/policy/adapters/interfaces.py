@@ -6,7 +6,7 @@ from ipaddress import ip_address
 from struct import Struct
 from typing import Final
 
-from services.policy.adapters.nfnetlink_wire import HEADER, NLMSG_DONE, NLMSG_ERROR, REQUEST, attributes
+from shared.netlink import HEADER, NLMSG_DONE, NLMSG_ERROR, REQUEST, attributes
 
 _ROUTE: Final = 0
 _GETADDR, _NEWADDR = 22, 20

@@ -11,21 +11,9 @@ from ipaddress import ip_address
 from struct import Struct
 from typing import Final, NamedTuple, Self
 
-from services.policy.adapters.nfnetlink_wire import (
-    ACK,
-    GENERIC,
-    HEADER,
-    NLMSG_ERROR,
-    REQUEST,
-    attribute,
-    be32,
-    failure,
-    frames,
-    mapping,
-    number,
-    string,
-)
+from services.policy.adapters.nfnetlink_wire import GENERIC, be32, failure, frames, mapping, number
 from shared.errors import Unavailable
+from shared.netlink import ACK, HEADER, NLMSG_ERROR, REQUEST, attribute, string
 
 _NETFILTER: Final = 12
 _SUBSYSTEM: Final = 4

@@ -12,20 +12,14 @@ from struct import pack
 from typing import Final, NamedTuple, Self
 
 from services.policy.adapters.nfnetlink_wire import (
-    ACK,
     BATCH_BEGIN,
     BATCH_END,
-    DUMP,
-    DUMP_INTERRUPTED,
     GENERATION,
     GETGEN,
     GETTABLE,
     INET,
     NEWGEN,
-    NLMSG_DONE,
-    NLMSG_ERROR,
     SUBSYSTEM,
-    Failure,
     Frame,
     be32,
     boundary,
@@ -33,9 +27,9 @@ from services.policy.adapters.nfnetlink_wire import (
     frames,
     mapping,
     message,
-    string,
 )
 from shared.errors import Internal, Unavailable
+from shared.netlink import ACK, DUMP, DUMP_INTERRUPTED, NLMSG_DONE, NLMSG_ERROR, Failure, string
 
 _NETFILTER: Final = 12
 _SOL_NETLINK: Final = 270

@@ -1,4 +1,4 @@
-"""The frames of nfnetlink for nf_tables: headers, attributes, batches. Bytes in, bytes out; no socket, no meaning.
+"""The frames of nfnetlink for nf_tables, on top of what all netlink has in common (shared.netlink).
 
 Hand-encoded because a set's element costs 10 µs this way, and 16 ms by a program that first reads the whole table.
 Numbers are the kernel's `linux/netfilter/nf_tables.h` and `nfnetlink.h`.
@@ -8,24 +8,12 @@ from collections.abc import Iterator
 from struct import Struct
 from typing import Final, NamedTuple
 
-HEADER: Final = Struct("=IHHII")
-"""length, type, flags, sequence, port"""
+from shared import netlink
+from shared.netlink import ATTRIBUTE, HEADER, NESTED, PAD, REQUEST, Failure, attribute, attributes
+
 GENERIC: Final = Struct(">BBH")
 """nfgenmsg: family, version, resource"""
-ATTRIBUTE: Final = Struct("=HH")
 BE32: Final = Struct(">I")
-I32: Final = Struct("=i")
-
-NLMSG_ERROR: Final = 2
-NLMSG_DONE: Final = 3
-REQUEST: Final = 0x1
-ACK: Final = 0x4
-DUMP: Final = 0x300
-CREATE: Final = 0x400
-DUMP_INTERRUPTED: Final = 0x10
-CAPPED: Final = 0x100
-EXTENDED: Final = 0x200
-NLMSGERR_ATTR_MSG: Final = 1
 
 SUBSYSTEM: Final = 10
 BATCH_BEGIN: Final = 0x10
@@ -37,10 +25,6 @@ GENERATION: Final = 1
 
 NEWTABLE, GETTABLE, DELTABLE, NEWCHAIN, GETCHAIN, DELCHAIN, NEWRULE, GETRULE, DELRULE = range(9)
 NEWSET, GETSET, DELSET, NEWELEMENT, GETELEMENT, DELELEMENT, NEWGEN, GETGEN = range(9, 17)
-
-NESTED: Final = 0x8000
-_NESTED_OR_ORDER: Final = 0xC000
-_PAD: Final = (b"", b"\0\0\0", b"\0\0", b"\0")
 
 
 class Frame(NamedTuple):
@@ -55,27 +39,9 @@ class Frame(NamedTuple):
     """attributes, or, of netlink's own messages, everything behind the header"""
 
 
-class Failure(NamedTuple):
-    """What the kernel says against a request: a positive errno (0: nothing), and its words, if it has any."""
-
-    errno: int
-    words: str
-
-
-def attribute(kind: int, payload: bytes) -> bytes:
-    """One attribute, padded."""
-    size = 4 + len(payload)
-    return ATTRIBUTE.pack(size, kind) + payload + _PAD[size & 3]
-
-
 def nested(kind: int, payload: bytes) -> bytes:
     """An attribute of attributes."""
     return attribute(kind | NESTED, payload)
-
-
-def text(kind: int, value: str) -> bytes:
-    """A string attribute, zero-terminated."""
-    return attribute(kind, value.encode() + b"\0")
 
 
 def number(kind: int, value: int) -> bytes:
@@ -89,7 +55,7 @@ def message(
     """A message of nf_tables, or of another subsystem."""
     size = 20 + len(body)
     header = HEADER.pack(size, subsystem << 8 | kind, REQUEST | flags, sequence, 0)
-    return header + GENERIC.pack(family, 0, 0) + body + _PAD[size & 3]
+    return header + GENERIC.pack(family, 0, 0) + body + PAD[size & 3]
 
 
 def boundary(kind: int, sequence: int) -> bytes:
@@ -97,25 +63,12 @@ def boundary(kind: int, sequence: int) -> bytes:
     return HEADER.pack(20, kind, REQUEST, sequence, 0) + GENERIC.pack(0, 0, SUBSYSTEM)
 
 
-def attributes(body: bytes, offset: int = 0) -> Iterator[tuple[int, bytes]]:
-    """Kind and payload of each attribute. ValueError: they do not fit the body."""
-    end = len(body)
-    while offset + 4 <= end:
-        size, kind = ATTRIBUTE.unpack_from(body, offset)
-        if size < 4 or offset + size > end:
-            raise ValueError(f"attribute of {size} bytes at {offset} in {end}")
-        yield kind & ~_NESTED_OR_ORDER, body[offset + 4 : offset + size]
-        offset += (size + 3) & ~3
-
-
 def pieces(body: bytes) -> Iterator[tuple[int, bytes]]:
     """Kind and whole of each attribute, header and padding with it, to be sent as it came."""
     offset = 0
-    while offset + 4 <= len(body):
-        size, kind = ATTRIBUTE.unpack_from(body, offset)
-        if size < 4 or offset + size > len(body):
-            raise ValueError(f"attribute of {size} bytes at {offset} in {len(body)}")
-        yield kind & ~_NESTED_OR_ORDER, body[offset : offset + size] + _PAD[size & 3]
+    for kind, payload in attributes(body):
+        size = 4 + len(payload)
+        yield kind, body[offset : offset + size] + PAD[size & 3]
         offset += (size + 3) & ~3
 
 
@@ -126,34 +79,16 @@ def mapping(body: bytes) -> dict[int, bytes]:
 
 def frames(data: bytes) -> Iterator[Frame]:
     """The messages in one datagram. ValueError: cut short."""
-    offset, end = 0, len(data)
-    while offset + 16 <= end:
-        size, kind, flags, sequence, _ = HEADER.unpack_from(data, offset)
-        if size < 16 or offset + size > end:
-            raise ValueError(f"message of {size} bytes at {offset} in a datagram of {end}")
+    for kind, flags, sequence, body in netlink.messages(data):
         if kind < 16:
-            yield Frame(0, kind, flags, sequence, 0, data[offset + 16 : offset + size])
-        elif size >= 20:
-            yield Frame(kind >> 8, kind & 0xFF, flags, sequence, data[offset + 16], data[offset + 20 : offset + size])
-        offset += (size + 3) & ~3
+            yield Frame(0, kind, flags, sequence, 0, body)
+        elif len(body) >= 4:
+            yield Frame(kind >> 8, kind & 0xFF, flags, sequence, body[0], body[4:])
 
 
 def failure(frame: Frame) -> Failure:
     """What an NLMSG_ERROR or NLMSG_DONE frame says; an acknowledgement is errno 0."""
-    (code,) = I32.unpack_from(frame.body, 0)
-    words = ""
-    if frame.kind == NLMSG_ERROR and frame.flags & EXTENDED:
-        # Body: the error, the request's header, the request's payload unless capped, then attributes.
-        (size, *_) = HEADER.unpack_from(frame.body, 4)
-        echoed = 16 if frame.flags & CAPPED else (size + 3) & ~3
-        said = dict(attributes(frame.body, 4 + echoed)).get(NLMSGERR_ATTR_MSG, b"")
-        words = string(said)
-    return Failure(-code, words)
-
-
-def string(raw: bytes) -> str:
-    """What a string attribute says."""
-    return raw.rstrip(b"\0").decode(errors="replace")
+    return netlink.failure(frame.kind, frame.flags, frame.body)
 
 
 def be32(raw: bytes | None) -> int:

@@ -12,7 +12,6 @@ import msgspec
 from services.policy.adapters import nft_elements
 from services.policy.adapters.nfnetlink import Request
 from services.policy.adapters.nfnetlink_wire import (
-    CREATE,
     DELCHAIN,
     DELELEMENT,
     DELRULE,
@@ -23,15 +22,14 @@ from services.policy.adapters.nfnetlink_wire import (
     NEWRULE,
     NEWSET,
     NEWTABLE,
-    attribute,
     nested,
     number,
-    text,
 )
 from services.policy.adapters.nft_compiler import UNNAMED, Compiler, referring, same_kind
 from services.policy.adapters.nft_elements import Item
 from services.policy.adapters.nft_seen import HOOKS, Seen, hook_of
 from services.policy.core.nft.model import Chain, Change, Element, Hook, Set, Table
+from shared.netlink import CREATE, attribute, text
 
 _APPEND: Final = 0x800
 

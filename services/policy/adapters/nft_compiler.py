@@ -16,21 +16,10 @@ import msgspec
 from services.policy.adapters.libnftables import Nftables
 from services.policy.adapters.netns import fresh
 from services.policy.adapters.nfnetlink import NfSocket
-from services.policy.adapters.nfnetlink_wire import (
-    GETELEMENT,
-    GETRULE,
-    GETSET,
-    attributes,
-    be32,
-    mapping,
-    nested,
-    number,
-    pieces,
-    string,
-    text,
-)
+from services.policy.adapters.nfnetlink_wire import GETELEMENT, GETRULE, GETSET, be32, mapping, nested, number, pieces
 from services.policy.core.nft.model import Chain, Change, Set
 from shared.errors import Internal
+from shared.netlink import attributes, string, text
 
 SET_NAME, SET_FLAGS = 2, 3
 ANONYMOUS: Final = 1

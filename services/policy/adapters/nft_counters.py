@@ -9,19 +9,10 @@ from struct import Struct
 from typing import Final
 
 from services.policy.adapters.nfnetlink import NfSocket, Rejected, Request
-from services.policy.adapters.nfnetlink_wire import (
-    DELELEMENT,
-    GETELEMENT,
-    GETRULE,
-    attributes,
-    mapping,
-    nested,
-    signed,
-    string,
-    text,
-)
+from services.policy.adapters.nfnetlink_wire import DELELEMENT, GETELEMENT, GETRULE, mapping, nested, signed
 from services.policy.adapters.nft_elements import ELEMENTS, LIST_ELEMENT, SET, TABLE, VERDICTS, Item, lists
 from services.policy.core.counts import Count, Denial, RuleSeen
+from shared.netlink import attributes, string, text
 
 _BE64: Final = Struct(">Q")
 _RULE_TABLE, _RULE_CHAIN, _RULE_HANDLE, _RULE_EXPRESSIONS, _RULE_USERDATA = 1, 2, 3, 4, 7

@@ -9,8 +9,9 @@ from collections.abc import Iterable, Iterator
 from ipaddress import ip_address, ip_network
 from typing import Final, NamedTuple
 
-from services.policy.adapters.nfnetlink_wire import attribute, attributes, be32, mapping, nested, number, signed, string
+from services.policy.adapters.nfnetlink_wire import be32, mapping, nested, number, signed
 from services.policy.core.nft.model import Element, Set
+from shared.netlink import attribute, attributes, string
 
 TABLE, SET, ELEMENTS, SET_ID = 1, 2, 3, 4
 LIST_ELEMENT: Final = 1

@@ -10,7 +10,8 @@ import socket
 from collections.abc import Callable
 from typing import Final, Self
 
-from services.policy.adapters.nfnetlink_wire import INET, SUBSYSTEM, frames, pieces, string
+from services.policy.adapters.nfnetlink_wire import INET, SUBSYSTEM, frames, pieces
+from shared.netlink import string
 
 _NETFILTER: Final = 12
 _GROUP: Final = 7

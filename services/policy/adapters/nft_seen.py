@@ -7,10 +7,11 @@ from typing import Final, NamedTuple
 import msgspec
 
 from services.policy.adapters.nfnetlink import NfSocket, Rejected
-from services.policy.adapters.nfnetlink_wire import GETCHAIN, GETRULE, be32, mapping, signed, string, text
+from services.policy.adapters.nfnetlink_wire import GETCHAIN, GETRULE, be32, mapping, signed
 from services.policy.adapters.nft_compiler import definitions, element_lists, inner_sets, is_anonymous, rule_of
 from services.policy.adapters.nft_elements import Item, read
 from services.policy.core.nft.model import Hook
+from shared.netlink import string, text
 
 HOOKS: Final = {"prerouting": 0, "input": 1, "forward": 2, "output": 3, "postrouting": 4}
 

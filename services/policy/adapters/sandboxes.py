@@ -20,17 +20,8 @@ import msgspec
 from services.policy.adapters.interfaces import interfaces
 from services.policy.adapters.netns import entered
 from services.policy.adapters.nfnetlink import NfSocket
-from services.policy.adapters.nfnetlink_wire import (
-    ACK,
-    DUMP,
-    HEADER,
-    NLMSG_DONE,
-    NLMSG_ERROR,
-    REQUEST,
-    attribute,
-    attributes,
-)
 from shared.errors import NotFound, Unavailable
+from shared.netlink import ACK, DUMP, HEADER, NLMSG_DONE, NLMSG_ERROR, REQUEST, attribute, attributes
 
 _ROUTE: Final = 0
 _GETLINK, _NEWLINK, _NEWNSID, _GETNSID = 18, 16, 88, 90

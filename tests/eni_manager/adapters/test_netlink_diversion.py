@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.eni_manager.adapters.netlink_diversion import PRIORITY, get_filters, put_program, put_range, seen_filter
-from services.eni_manager.adapters.netlink_wire import Frame
 from shared.model import Cidr
+from shared.netlink import Message as Frame
 
 RANGES = st.one_of(
     st.tuples(st.ip_addresses(v=4), st.integers(0, 32)), st.tuples(st.ip_addresses(v=6), st.integers(0, 128))

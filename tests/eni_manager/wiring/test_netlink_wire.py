@@ -7,21 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.eni_manager.adapters.netlink_wire import (
-    ACK,
-    CAPPED,
-    EXTENDED,
-    HEADER,
-    NLMSG_ERROR,
-    NLMSGERR_ATTR_MSG,
-    Frame,
     Request,
-    attribute,
     attributes,
     failure,
-    frames,
     packed,
-    text,
 )
+from shared.netlink import ACK, CAPPED, EXTENDED, HEADER, NLMSG_ERROR, NLMSGERR_ATTR_MSG, attribute, text
+from shared.netlink import Message as Frame
+from shared.netlink import messages as frames
 
 BODIES = st.binary(max_size=70)
 

@@ -22,13 +22,13 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 
 from services.eni_manager.adapters import netns
-from services.eni_manager.adapters.netlink_wire import frames
 from services.eni_manager.core.wiring.values import Node
 from services.eni_manager.core.wiring.vpc_route import Nat
 from services.eni_manager.dataplane import AttachmentStore, Dataplane
 from shared.contracts.eni import Check, Plug, Unplug
 from shared.contracts.ipam import Bandwidth, Lease
 from shared.model import AttachmentKey, Cidr, EniId, Ip, Mac, Mode, PodKey, Subnet, host_link_name
+from shared.netlink import messages as frames
 
 ENI_MAC = Mac("02:16:3e:00:00:01")
 SUBNET = Subnet(Cidr("192.168.32.0/19"), Ip("192.168.63.253"))
