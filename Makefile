@@ -37,12 +37,13 @@ test-kernel: setup   ## what this machine's kernel lacks, in a guest kernel unde
 bench: setup         ## ratios measured side by side; writes build/bench.json
 	$(PYTHON) -m tests.bench.cni_bench
 	$(PYTHON) -m tests.bench.policy_bench
+	$(PYTHON) -m tests.bench.modes_bench
 	$(PYTHON) -m tests.bench.bandwidth_bench
 	$(PYTHON) -m tests.bench.enforce_bench
-	$(PYTHON) -m tests.bench.modes_bench
 
-conformance: setup   ## every cyclonus step with at most nine pods, live on two nodes with real packets
-	TERWAY_CONFORMANCE=all .venv/bin/pytest -q -s tests/conformance
+conformance: setup   ## every cyclonus step with at most nine pods, live on two nodes with real packets; MODE=vpc-route, STACK=dual: the cells in another mode, or by IPv6
+	TERWAY_CONFORMANCE=all TERWAY_CONFORMANCE_MODE=$(MODE) TERWAY_CONFORMANCE_STACK=$(STACK) .venv/bin/pytest -q -s \
+	    $(if $(filter shared-veth-ipv4,$(MODE)-$(STACK)),tests/conformance,tests/conformance/test_cyclonus_live.py)
 
 SOAK_S ?= 1800
 soak: setup          ## SOAK_S=1800: pods come and go while everything goes wrong; SOAK_SEED=N repeats one

@@ -235,7 +235,7 @@ class Enforcing:
                     counted=tuple(
                         policy
                         for policy in counted.policies
-                        if policy.text in (one.policies if policy.kind == "policy" else one.profiles)
+                        if {policy.name, policy.text} & {*(one.policies if policy.kind == "policy" else one.profiles)}
                     ),
                     dropped=tuple(drops),
                 )

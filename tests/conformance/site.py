@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncIterator, Container, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from dataclasses import dataclass, field
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +22,7 @@ from compose.lab import lab, services
 from compose.lab.layout import Layout
 from compose.lab.netns import call_in
 from compose.lab.pods import Pods
-from compose.lab.record import Options, Record
+from compose.lab.record import Options, Record, Stack
 from compose.lab.serve import Port
 from compose.lab.waiting import until
 from shared.errors import Conflict
@@ -67,6 +68,8 @@ class Site:
     """What labels and specs the objects have."""
     steps: int = 0
     rounds: int = 0
+    family: socket.AddressFamily = socket.AF_INET
+    """By which probes go, and which the vectors' networks mean here."""
 
     async def run(self, pod: str, node: str) -> None:
         """One pod that stays."""
@@ -74,7 +77,8 @@ class Site:
         await self.pods.ensure_namespace(key.namespace)
         info = await self.pods.add(key, node=node, ports=PORTS)
         assert info.sandbox is not None
-        self.addresses[pod], self.entries[pod], self.nodes[pod] = info.addresses[0], info.sandbox.entry, node
+        [address] = (one for one in info.addresses if (":" in one) == (self.family == socket.AF_INET6))
+        self.addresses[pod], self.entries[pod], self.nodes[pod] = address, info.sandbox.entry, node
 
     # ---- what the API server says
 
@@ -160,13 +164,13 @@ class Site:
     def _translated(self, policy: Json, step: Json) -> Json:
         """The vectors' networks mean pods by addresses of their own: the same pods by those that they have here."""
         own = {pod["ip"]: self.addresses[f"{pod['namespace']}/{pod['name']}"] for pod in step["pods"]}
-        # All z pods, and no others, are in the vSwitch of the second node.
-        z = self.record.facts("node2")
+        sixth = self.family == socket.AF_INET6
+        bits, nobody = (128, "::") if sixth else (32, "0.0.0.0")
         blocks = {
-            "10.244.3.0/24": [_subnet(z.primary_ip)],
-            "10.244.3.16/28": [f"{own[ip]}/32" for ip in ("10.244.3.20", "10.244.3.30") if ip in own],
-            "0.0.0.0/0": ["0.0.0.0/0"],
-            "0.0.0.0/31": ["0.0.0.0/31"],
+            "10.244.3.0/24": [self._second_node()],
+            "10.244.3.16/28": [f"{own[ip]}/{bits}" for ip in ("10.244.3.20", "10.244.3.30") if ip in own],
+            "0.0.0.0/0": [f"{nobody}/0"],
+            "0.0.0.0/31": [f"{nobody}/{bits - 1}"],
         }
 
         def walk(value: Json) -> Json:
@@ -182,6 +186,14 @@ class Site:
 
         translated: Json = walk(policy)
         return translated
+
+    def _second_node(self) -> str:
+        """All z pods, and no others, are in it: the second node's vSwitch, or its part of the VPC's routes."""
+        if self.record.options.mode is Mode.VPC_ROUTE:
+            return self.layout.node("node2").pod_cidrs[self.family == socket.AF_INET6]
+        if self.family == socket.AF_INET6:
+            return str(ip_network(f"{self.addresses['z/a']}/64", strict=False))
+        return _subnet(self.record.facts("node2").primary_ip)
 
     # ---- packets
 
@@ -221,7 +233,7 @@ class Site:
 
     def _sent(self, probe: Probe, source_port: int) -> socket.socket:
         kind = socket.SOCK_STREAM if probe.port.protocol == "tcp" else socket.SOCK_DGRAM
-        one = socket.socket(socket.AF_INET, kind | socket.SOCK_NONBLOCK)
+        one = socket.socket(self.family, kind | socket.SOCK_NONBLOCK)
         one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         one.bind(("", source_port))
         one.connect_ex((self.addresses[probe.destination], probe.port.number))
@@ -235,7 +247,7 @@ class Site:
         """The pod's server has read all that came before now."""
         node = self.layout.node(self.nodes[pod]).netns
         for port in (80, 81):
-            one = call_in(node, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+            one = call_in(node, lambda: socket.socket(self.family, socket.SOCK_DGRAM))
             with closing(one):
                 one.settimeout(1.0)
                 one.connect((self.addresses[pod], port))
@@ -292,12 +304,13 @@ def _subnet(primary: str) -> str:
 
 
 @asynccontextmanager
-async def site(name: str, mode: Mode = Mode.SHARED_VETH) -> AsyncIterator[Site]:
-    """Pods a, b, c in x and y on node1 and in z on node2; all reach all."""
+async def site(name: str, mode: Mode = Mode.SHARED_VETH, stack: Stack = "ipv4") -> AsyncIterator[Site]:
+    """Pods a, b, c in x and y on node1 and in z on node2; all reach all. `dual`: asked by IPv6."""
     layout = Layout.of(name)
     options = Options(
         nodes=2,
         mode=mode,
+        stack=stack,
         runtime="cni",
         policy=True,
         processes=True,
@@ -312,6 +325,7 @@ async def site(name: str, mode: Mode = Mode.SHARED_VETH) -> AsyncIterator[Site]:
             pods = await opened.enter_async_context(Pods(layout, {fact.name: "cni" for fact in record.nodes}))
             kube = await opened.enter_async_context(KubeClient(KubeAddress(f"unix://{layout.kube_socket}")))
             made = Site(layout, record, pods, kube)
+            made.family = socket.AF_INET6 if stack == "dual" else socket.AF_INET
             for namespace, node in (("x", "node1"), ("y", "node1"), ("z", "node2")):
                 for pod in "abc":
                     await made.run(f"{namespace}/{pod}", node)
