@@ -221,7 +221,9 @@ class Dataplane:
         alive = await self._call(self._plumbing.marked_links)
         known = {key: lease.host_link for key, lease in self._wired.items()} | self._strays
         return Attachments(
-            [Attachment(key, link, alive.get(key) == link, self._wired.get(key)) for key, link in known.items()]
+            [Attachment(key, link, alive.get(key) == link, self._wired.get(key)) for key, link in known.items()],
+            host_stack=self.node.host_stack,
+            own=tuple(own for own in (self.node.ipv4, self.node.ipv6) if own is not None),
         )
 
     # ---- ENIs

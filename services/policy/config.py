@@ -104,6 +104,7 @@ class PolicyConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             flow_log_group=self.flow_log_group,
             flow_log_rate=self.flow_log_rate,
             usual_links=False,  # ipam's leases say which sandboxes there are
+            shared_links=("ipvl_",),  # eni_manager's, in mode shared-ipvlan (terway.md §5.3)
         )
         if self.failsafe_inbound is not None:
             built = msgspec.structs.replace(built, failsafe_inbound=tuple(map(failsafe, self.failsafe_inbound)))

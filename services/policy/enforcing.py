@@ -26,8 +26,8 @@ from services.policy.enforce import Enforcer
 from services.policy.flows import FlowLog
 from services.policy.gate import Gate
 from services.policy.live import Live
-from services.policy.pods import Inside, PodTables
-from shared.contracts import ipam
+from services.policy.pods import Beside, Inside, PodTables
+from shared.contracts import eni, ipam
 from shared.errors import Internal, SuiteError, Unavailable
 from shared.health import Health, Reporter
 from shared.kube.client import KubeClient
@@ -35,7 +35,7 @@ from shared.kube.objects import ObjectReference
 from shared.kube.recorder import Recorder
 from shared.kube.resources import PODS
 from shared.log import get
-from shared.model import PodKey
+from shared.model import Mode, PodKey
 from shared.rpc.client import Client
 
 log = get("policy.enforcing")
@@ -137,8 +137,16 @@ class Enforcing:
             self.flows = None
             log.error("flow_log_off", why=error.message)
 
-    def gate(self, live: Live, client: KubeClient) -> Gate:
+    async def _learn(self) -> None:
+        """Where the node's own stack is; eni_manager knows."""
+        async with Client(self._eni_socket, name="eni_manager") as asked:
+            said = await asked.call(eni.ATTACHMENTS, eni.ListAttachments())
+        self.pods.beside(Beside(tuple(said.own), tuple(said.host_stack)))
+        self.enforcer.again()
+
+    def gate(self, live: Live, client: KubeClient, eni_socket: Path) -> Gate:
         """The answers to the gateway."""
+        self._eni_socket = eni_socket
 
         async def ask(pod: PodKey) -> objects.Pod:
             written = await client.get(PODS, dict, pod.name, namespace=pod.namespace)
@@ -158,6 +166,7 @@ class Enforcing:
             ask=ask,
             passed=self._gate_s.observe,
             ended=lambda how: self._gates.labels(how).inc(),
+            learn=self._learn,
         )
 
     def start(
@@ -189,6 +198,8 @@ class Enforcing:
                 asked_at = time.monotonic()
                 try:
                     held = (await client.call(ipam.LEASES, ipam.ListLeases())).leases
+                    if any(lease.mode is Mode.SHARED_IPVLAN for lease in held):
+                        await self._learn()
                 except SuiteError as error:
                     if not self.enforcer.begun.is_set():
                         log.info("leases_unknown", why=error.message)

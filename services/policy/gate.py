@@ -81,9 +81,12 @@ class Gate:
         ask: Ask,
         passed: Callable[[float], None] = lambda seconds: None,
         ended: Callable[[str], None] = lambda how: None,
+        learn: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
+        """`learn` tells `pods` where the node's own stack is (Beside). Raises SuiteError."""
         self._live = live
         self._enforcer = enforcer
+        self._learn = learn
         self._inside = pods
         self._modes = IN_THE_HOST if pods is None else IN_THE_HOST | IN_THE_POD
         self._bound_s = bound_s
@@ -119,16 +122,18 @@ class Gate:
         began, asked_at = time.monotonic(), time.time()
         wired = Wired(request.key, request.pod, request.pod_uid, request.host_link, request.addresses)
         self._detached.pop(request.key, None)
-        self._wire(wired)
+        self._wire(wired, request.mode)
         if request.mode in IN_THE_POD:
-            self._enter(wired, request.netns)
+            self._enter(wired, request.mode, request.netns)
         try:
             async with asyncio.timeout(self._bound_s):
+                if request.mode is Mode.SHARED_IPVLAN and self._learn is not None:
+                    await self._learn()
                 await self._in_force(wired)
         except TimeoutError:
-            return await self._not_ready(wired, f"not within {self._bound_s:g} s: {self._why()}")
+            return await self._not_ready(wired, request.mode, f"not within {self._bound_s:g} s: {self._why()}")
         except SuiteError as error:
-            return await self._not_ready(wired, error.message)
+            return await self._not_ready(wired, request.mode, error.message)
         self._passed(time.time() - (request.asked_at or asked_at))
         self._ended("enforced")
         log.info(
@@ -174,9 +179,9 @@ class Gate:
                 continue
             wired = Wired(key, lease.pod, lease.pod_uid, lease.host_link, lease.addresses)
             if self._pods.find(key) != wired:
-                self._wire(wired)
+                self._wire(wired, lease.mode)
                 if lease.mode in IN_THE_POD:
-                    self._enter(wired)
+                    self._enter(wired, lease.mode)
         # Once may be a lease that was granted after the list was made.
         missing = {wired.key for wired in self._pods} - held.keys()
         for key in missing & self._missing:
@@ -233,18 +238,25 @@ class Gate:
 
     # ---- parts
 
-    def _wire(self, wired: Wired, *, open: bool = False) -> None:
+    def _wire(self, wired: Wired, mode: Mode, *, open: bool = False) -> None:
         self._live.wire(wired)
         self._since.setdefault(wired.key, [time.time(), 0.0])
         self._enforcer.attach(
-            Attachment(link=wired.link, addresses=tuple(wired.addresses), workload=_workload(wired.pod), open=open)
+            Attachment(
+                link=wired.link,
+                addresses=tuple(wired.addresses),
+                workload=_workload(wired.pod),
+                open=open,
+                by_address=mode is Mode.SHARED_IPVLAN,
+            )
         )
 
-    def _enter(self, wired: Wired, netns: str = "", *, open: bool = False) -> None:
+    def _enter(self, wired: Wired, mode: Mode, netns: str = "", *, open: bool = False) -> None:
         """Its table is to be in its namespace. `netns`: a path to it; empty: where it was, or to be searched for."""
         assert self._inside is not None, "modes without it are refused"
         workload = _workload(wired.pod)
-        self._inside.attach(Inside(wired.key, wired.pod, wired.uid, tuple(wired.addresses), workload, netns, open))
+        addresses = tuple(wired.addresses)
+        self._inside.attach(Inside(wired.key, wired.pod, wired.uid, addresses, workload, netns, open, mode))
         self._enforcer.again()
 
     def _trouble(self, key: AttachmentKey) -> str:
@@ -286,13 +298,13 @@ class Gate:
             self._live.tell(pod)
             await self._live.arrival(wired.pod, wired.uid)
 
-    async def _not_ready(self, wired: Wired, why: str) -> Attached:
+    async def _not_ready(self, wired: Wired, mode: Mode, why: str) -> Attached:
         log.warning("not_enforced", pod=str(wired.pod), link=wired.link, why=why, unready=self._unready)
         self._ended(self._unready)
         if self._unready == "open":
-            self._wire(wired, open=True)
-            if self._inside is not None and self._inside.knows(wired.key):
-                self._enter(wired, open=True)
+            self._wire(wired, mode, open=True)
+            if mode in IN_THE_POD:
+                self._enter(wired, mode, open=True)
             try:
                 async with asyncio.timeout(self._bound_s):
                     await self._enforcer.in_force()

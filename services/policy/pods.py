@@ -26,10 +26,19 @@ from shared.model import AttachmentKey, Mode, PodKey, host_peer_name
 
 log = get("policy.pods")
 
-IN_THE_POD: Final = frozenset((Mode.EXCLUSIVE_ENI,))
+IN_THE_POD: Final = frozenset((Mode.EXCLUSIVE_ENI, Mode.SHARED_IPVLAN))
 """Modes whose pods' packets pass hooks of the pod's own only."""
 SEARCH_AGAIN_S: Final = 5.0
 """A namespace that was not found may have ended, or its pod is being wired."""
+
+
+class Beside(msgspec.Struct, frozen=True):
+    """Where the node's own stack is, of a pod whose link is not the node's (shared-ipvlan): eni_manager says it."""
+
+    own: tuple[str, ...] = ()
+    """The node's addresses. What it passes on to the pod bears them, and was judged by the node."""
+    host_stack: tuple[str, ...] = ()
+    """What the pod reaches by it, Services among it, and the node judges when it knows the true destination."""
 
 
 class Inside(msgspec.Struct, frozen=True):
@@ -42,6 +51,7 @@ class Inside(msgspec.Struct, frozen=True):
     workload: WorkloadEndpointID
     netns: str = ""
     open: bool = False
+    mode: Mode = Mode.EXCLUSIVE_ENI
 
     @property
     def sought(self) -> Sought:
@@ -61,14 +71,15 @@ class PodKernel(Protocol):
 class _Held:
     """One sandbox's table, and what is known of it in the kernel."""
 
-    def __init__(self, inside: Inside, settings: Settings) -> None:
+    def __init__(self, inside: Inside, settings: Settings, beside: Beside) -> None:
         self.inside = inside
+        judged = ""
+        if inside.mode is Mode.EXCLUSIVE_ENI:
+            judged = host_peer_name(inside.key.ifname)
+        else:
+            settings = msgspec.structs.replace(settings, host_addresses=beside.own, service_nets=beside.host_stack)
         self.table = PodTable(
-            inside.workload,
-            settings,
-            open=inside.open,
-            judged_link=host_peer_name(inside.key.ifname),
-            addresses=inside.addresses,
+            inside.workload, settings, open=inside.open, judged_link=judged, addresses=inside.addresses
         )
         self.where: Where | None = None
         self.pending: Change | None = None
@@ -110,6 +121,7 @@ class PodTables:
         self._restored = restored
         self.wake = wake
         self._held: dict[AttachmentKey, _Held] = {}
+        self._beside: Beside | None = None
         self.restorations = 0
 
     # ---- what is wanted
@@ -124,9 +136,21 @@ class PodTables:
             if inside.netns:  # of that path it may be another by now
                 known.where, known.generation, known.suspicious = None, UNKNOWN, True
             return
-        made = self._held[inside.key] = _Held(inside, self._settings)
+        self._hold(inside, known)
+
+    def _hold(self, inside: Inside, known: _Held | None) -> None:
+        made = self._held[inside.key] = _Held(inside, self._settings, self._beside or Beside())
         if known is not None:
             made.where, made.installed = (None if inside.netns else known.where), known.installed
+
+    def beside(self, told: Beside) -> None:
+        """Where the node's own stack is, from now on."""
+        if told == self._beside:
+            return
+        self._beside = told
+        for held in list(self._held.values()):
+            if held.inside.mode is Mode.SHARED_IPVLAN:
+                self._hold(held.inside, held)
 
     def detach(self, key: AttachmentKey) -> None:
         """The sandbox goes, and its table with its namespace. Until then nothing new is let in. Unknown: ignored."""

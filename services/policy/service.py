@@ -80,7 +80,7 @@ async def serve(node: NodeConfig, config: PolicyConfig, stop: asyncio.Event) -> 
             else:
                 await enforcing.observe(live)
                 before_metrics = enforcing.counters.refresh
-                handlers = gate = enforcing.gate(live, client)
+                handlers = gate = enforcing.gate(live, client, node.socket("eni_manager"))
                 report.enforcing(enforcing.enforcer, gate)
                 routes += enforcing.routes(gate)
                 running += enforcing.start(tasks, live, gate, health, node.socket("ipam"))

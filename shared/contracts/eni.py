@@ -205,6 +205,10 @@ class Attachments(msgspec.Struct, frozen=True):
     """Everything that eni_manager has wired or found wired by its marks."""
 
     attachments: list[Attachment]
+    host_stack: tuple[Cidr, ...] = ()
+    """What pods beside the node's stack (exclusive-eni, shared-ipvlan) reach by it, Services among it."""
+    own: tuple[Ip, ...] = ()
+    """The node's addresses, which what it passes on to such pods bears."""
 
 
 PLUG = Method("eni.plug", Plug, Plugged, deadline_s=20.0)

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-from services.policy.adapters.kernel import Done
+from services.policy.adapters.kernel import Done, Kernel
 from services.policy.adapters.reading import Who
 from services.policy.adapters.sandboxes import Sought, Where
 from services.policy.config import PolicyConfig
@@ -163,14 +163,15 @@ class NoEvents:
 class PlayedNode:
     """What the gateway, ipam and the API server do, in calls."""
 
-    def __init__(self, *, bound_s: float, unready: Unready) -> None:
+    def __init__(self, *, bound_s: float, unready: Unready, kernel: Kernel | None = None) -> None:
+        """`kernel`: a real one, in place of those that are played."""
         self.kernel, self.sandboxes = PlayedKernel(), PlayedSandboxes()
         settings = PolicyConfig().settings()
         self.restored: list[str] = []
         self.pods = PodTables(
-            settings, self.sandboxes, restored=lambda inside, touched: self.restored.append(str(inside.pod))
+            settings, kernel or self.sandboxes, restored=lambda inside, touched: self.restored.append(str(inside.pod))
         )
-        self.enforcer = Enforcer(Renderer(settings), self.kernel, refresh_s=60.0, pods=self.pods)  # type: ignore[arg-type]
+        self.enforcer = Enforcer(Renderer(settings), kernel or self.kernel, refresh_s=60.0, pods=self.pods)  # type: ignore[arg-type]
         self.live = Live(
             HOST,
             FELIX_3_24_5,
@@ -262,9 +263,11 @@ def deny_all(namespace: str) -> objects.KubePolicy:
 
 
 @asynccontextmanager
-async def node(*, bound_s: float = 20.0, unready: Unready = "retry") -> AsyncIterator[PlayedNode]:
+async def node(
+    *, bound_s: float = 20.0, unready: Unready = "retry", kernel: Kernel | None = None
+) -> AsyncIterator[PlayedNode]:
     """With the enforcer's loop running."""
-    made = PlayedNode(bound_s=bound_s, unready=unready)
+    made = PlayedNode(bound_s=bound_s, unready=unready, kernel=kernel)
     running = asyncio.create_task(made.enforcer.run(Reporter("enforce", 60.0, lambda: 0.0)))
     try:
         made.says(objects.Namespace(metadata=objects.Metadata(name="shop", uid="n1")))

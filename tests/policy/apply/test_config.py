@@ -28,7 +28,7 @@ def test_what_is_no_failsafe_port(written: str) -> None:
 
 
 def test_unset_are_felixs_own_and_empty_is_none() -> None:
-    assert PolicyConfig().settings() == msgspec.structs.replace(Settings(), usual_links=False)
+    assert PolicyConfig().settings() == msgspec.structs.replace(Settings(), usual_links=False, shared_links=("ipvl_",))
     assert FailsafePort("tcp", 22) in PolicyConfig().settings().failsafe_inbound
     assert PolicyConfig(failsafe_inbound=(), failsafe_outbound=("udp:53",)).settings().failsafe_inbound == ()
     assert PolicyConfig(failsafe_outbound=("udp:53",)).settings().failsafe_outbound == (FailsafePort("udp", 53),)

@@ -9,8 +9,7 @@ import pytest
 
 from services.policy.core.nft.model import Table
 from shared.contracts.policy import Attached, CheckAttached, Detach
-from shared.errors import Internal, Refused, Unavailable
-from shared.model import Mode
+from shared.errors import Internal, Unavailable
 from tests.policy.apply.node import PlayedNode, attach, deny_all, lease, node, pod
 
 WEB = attach("shop/web", "10.0.0.1")
@@ -200,13 +199,6 @@ async def test_a_list_that_is_older_than_the_sandbox_decides_nothing() -> None:
         made.adopt()
         made.adopt(lease(WEB))  # the same key again, after its end
         assert made.gate.count() == 1
-
-
-async def test_a_mode_without_rules_is_refused() -> None:
-    async with node() as made:
-        made.begin()
-        with pytest.raises(Refused, match=Mode.SHARED_IPVLAN):
-            await made.gate.attach(attach("shop/web", "10.0.0.1", mode=Mode.SHARED_IPVLAN))
 
 
 async def test_check_says_what_is_not_as_it_should_be() -> None:

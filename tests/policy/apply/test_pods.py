@@ -7,7 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from services.policy.core.nft.model import Table
-from services.policy.pods import Inside
+from services.policy.pods import Beside, Inside
 from shared.contracts.policy import Attached, CheckAttached, Detach
 from shared.errors import Internal, Refused, Unavailable
 from shared.model import Ip, Mode
@@ -212,3 +212,24 @@ async def test_a_second_interface_of_a_sandbox_is_refused() -> None:
         with pytest.raises(Refused, match="one beside net1 already"):
             await made.gate.attach(replace(WEB, key=replace(WEB.key, ifname="net1")))
         assert (await made.gate.attach(WEB)).enforced, "a repetition is none"
+
+
+async def test_a_slaves_pod_is_known_by_its_address_and_leaves_to_the_node_what_the_node_judges() -> None:
+    web = attach("shop/web", "10.0.0.1", mode=Mode.SHARED_IPVLAN)
+    async with node() as made:
+        made.begin()
+        made.says(pod("shop/web"))
+        made.pods.beside(Beside(("192.168.0.1",), ("172.21.0.0/20", "169.254.20.10/32")))
+        assert (await made.gate.attach(web)).enforced
+        assert made.kernel.rules_of(web.host_link) is None
+        assert made.kernel.table.elements["to-address4"] == {("10.0.0.1", "goto tw-shop/web")}
+        assert made.kernel.table.elements["from-address4"] == {("10.0.0.1", "goto fw-shop/web")}
+        assert rules(made, "input")[-2:] == ("ip saddr 192.168.0.1 accept", "goto tw-shop/web")
+        assert rules(made, "output")[-2] == "ip daddr { 169.254.20.10, 172.21.0.0/20 } accept"
+        # The node is known anew: the same sandbox, other rules, and nobody changed anything by hand.
+        made.pods.beside(Beside(("192.168.0.2",), ("172.21.0.0/20",)))
+        made.enforcer.again()
+        await made.enforcer.in_force()
+        assert rules(made, "input")[-2] == "ip saddr 192.168.0.2 accept"
+        await made.gate.detach(Detach(web.key))
+        assert "to-address4" not in made.kernel.table.elements

@@ -28,6 +28,8 @@ SETTINGS = (
     Settings(),
     Settings(families=(4,), endpoint_to_host_action="DROP", drop_invalid=False),
     Settings(families=(6,), flow_log_group=1),
+    Settings(shared_links=("ipvl_",)),
+    Settings(families=(4,), endpoint_to_host_action="DROP", shared_links=("ipvl_", "ipv2_")),
     Settings(
         workload_prefixes=("cali", "other"), host_addresses=("10.0.0.9", "fd00::9"), service_nets=("10.96.0.0/12",)
     ),
@@ -92,7 +94,8 @@ class Run:
         match random.randrange(4):
             case 0:
                 addresses = tuple(random.sample(("10.0.0.1", "10.0.0.2", "fd00::1"), random.randint(0, 2)))
-                one = Attachment(link, addresses, random.choice(WORKLOADS), random.random() < 0.3)
+                whose, open, by_address = random.choice(WORKLOADS), random.random() < 0.3, random.random() < 0.4
+                one = Attachment(link, addresses, whose, open, by_address)
                 self.attached[link] = one
                 self.renderer.attach(one)
             case 1:

@@ -29,6 +29,8 @@ class Links:
         self._claims: dict[str, set[m.WorkloadEndpointID]] = {}
         self._claim_of: dict[m.WorkloadEndpointID, str] = {}
         self._sources: dict[str, set[tuple[str, str]]] = {}
+        self._addressed: dict[str, dict[tuple[str, str], str]] = {}
+        """By link: map and key, and the verdict that is there."""
         self._spoofing: set[str] = set()
         self._touched: dict[str, None] = {}
 
@@ -73,12 +75,35 @@ class Links:
         for link in self._touched:
             owner = self._owner(link)
             ingress, egress = self._verdicts(link, owner)
+            self._settle_addresses(link, ingress, egress)
+            if self._is_shared(link):
+                ingress = egress = None
             self._draft.map(static.TO_POD, f'"{link}"', ingress)
             self._draft.map(static.FROM_POD, f'"{link}"', egress)
             self._settle_sources(link, owner)
             self._settle_spoofing(link, owner)
         self._touched.clear()
         return before != self.spoofers
+
+    def _is_shared(self, link: str) -> bool:
+        attachment = self._attached.get(link)
+        return attachment is not None and attachment.by_address
+
+    def _settle_addresses(self, link: str, ingress: str | None, egress: str | None) -> None:
+        now: dict[tuple[str, str], str] = {}
+        if self._is_shared(link) and self._settings.shared_links:
+            for address in self._attached[link].addresses:
+                family = 6 if nets.is_ipv6(address) else 4
+                if family in self._settings.families and ingress is not None and egress is not None:
+                    now[static.TO_ADDRESS[family], address] = ingress
+                    now[static.FROM_ADDRESS[family], address] = egress
+        before = self._addressed.pop(link, {})
+        if now:
+            self._addressed[link] = now
+        for entry in before.keys() | now.keys():
+            # Two have an address for a moment only, while one of them goes.
+            holder = min((one for one, held in self._addressed.items() if entry in held), default=None)
+            self._draft.map(*entry, None if holder is None else self._addressed[holder][entry])
 
     def _owner(self, link: str) -> m.WorkloadEndpointID | None:
         """The endpoint that the link belongs to, if the calculation knows it."""
@@ -104,7 +129,7 @@ class Links:
         attachment = self._attached.get(link)
         listed: Iterable[str] = ()
         if attachment is not None:
-            listed = attachment.addresses
+            listed = () if attachment.by_address else attachment.addresses
         elif owner is not None:
             endpoint = self._workloads[owner]
             listed = (net.partition("/")[0] for net in (*endpoint.ipv4_nets, *endpoint.ipv6_nets))

@@ -50,6 +50,9 @@ class Settings(msgspec.Struct, frozen=True):
     """Samples of what is allowed and denied go to this group of nflog; None: none. See `flows.py`."""
     flow_log_rate: int = 100
     """Most samples per rule and second."""
+    shared_links: tuple[str, ...] = ()
+    """Beginnings of names of the node's links that many pods share: whose a packet is there, its address says. What a
+    pod's own table leaves to its host passes by these."""
     service_nets: tuple[str, ...] = ()
     """In a pod's namespace only: destinations that its host translates and judges afterwards."""
     host_addresses: tuple[str, ...] = ()
@@ -60,7 +63,7 @@ class Settings(msgspec.Struct, frozen=True):
     def __post_init__(self) -> None:
         if not _PREFIX.fullmatch(self.log_prefix):
             raise ValueError(f"log_prefix {self.log_prefix!r}: at most 100 printable characters without quotes")
-        for prefix in self.workload_prefixes:
+        for prefix in (*self.workload_prefixes, *self.shared_links):
             if not _LINK.fullmatch(prefix):
                 raise ValueError(f"workload_prefixes: {prefix!r} is no beginning of an interface's name")
         if self.flow_log_group is not None and not 0 <= self.flow_log_group <= 65_535:
@@ -79,3 +82,5 @@ class Attachment(msgspec.Struct, frozen=True):
     workload: m.WorkloadEndpointID
     open: bool = False
     """Until the calculation speaks of the workload: let everything pass instead of nothing."""
+    by_address: bool = False
+    """The host knows the pod by its addresses, on `shared_links`; `link` is a name and no interface."""

@@ -15,6 +15,9 @@
 `accept` ends one base chain, and the next one has its say: so a packet between two pods needs the word of both. What
 belongs to a connection is accepted at once in each. Stages of host endpoints exist only while an endpoint needs them.
 
+Where pods share a link (`shared_links`) the same stages find the pod by its address; that it sends from no other is for
+its own table to see to (`pod.py`).
+
 A pod's interface is found by a verdict map, so that a packet costs the same with one pod and with a hundred. One that
 is in no map drops everything: a pod that the calculation has not spoken of yet.
 """
@@ -30,6 +33,7 @@ from services.policy.core.nft.settings import Settings
 FROM_POD, TO_POD = "from-pod", "to-pod"
 SPOOFERS = "may-spoof"
 SOURCES = {4: "sources4", 6: "sources6"}
+FROM_ADDRESS, TO_ADDRESS = {4: "from-address4", 6: "from-address6"}, {4: "to-address4", 6: "to-address6"}
 
 KNOWN = "ct state 0x2,0x4 accept"
 """What belongs to an established connection, or is related to one."""
@@ -45,6 +49,9 @@ def maps(settings: Settings) -> Iterator[Set]:
         yield Set(name, "ifname", data="verdict")
     for family in settings.families:
         yield Set(SOURCES[family], f"ifname . ipv{family}_addr")
+        if settings.shared_links:
+            for name in (FROM_ADDRESS[family], TO_ADDRESS[family]):
+                yield Set(name, f"ipv{family}_addr", data="verdict")
 
 
 def base_chains(settings: Settings, every: Mapping[Stage, str | None], *, spoofers: bool) -> Iterator[Chain]:
@@ -52,8 +59,12 @@ def base_chains(settings: Settings, every: Mapping[Stage, str | None], *, spoofe
     yield from _prerouting(settings, every, spoofers=spoofers)
     yield _input(settings, every)
     yield Chain("pod-to-host", tuple(_pod_to_host(settings)))
-    yield _pods("forward-from-pod", 1, "iifname", FROM_POD, settings)
-    yield _pods("forward-to-pod", 2, "oifname", TO_POD, settings)
+    if settings.shared_links:
+        yield Chain("from-shared", tuple(_by_address("saddr", FROM_ADDRESS, settings)))
+        yield Chain("to-shared", tuple(_by_address("daddr", TO_ADDRESS, settings)))
+        yield Chain("shared-to-host", tuple(_shared_to_host(settings)))
+    yield _pods("forward-from-pod", 1, "iifname", FROM_POD, settings, "from-shared")
+    yield _pods("forward-to-pod", 2, "oifname", TO_POD, settings, "to-shared")
     for stage, chain, hook in (
         (hosts.FORWARD_IN, "forward-from-host", Hook("filter", "forward", 0)),
         (hosts.FORWARD_OUT, "forward-to-host", Hook("filter", "forward", 3)),
@@ -103,6 +114,7 @@ def _sources(settings: Settings, *, spoofers: bool) -> Iterator[str]:
 
 def _input(settings: Settings, every: Mapping[Stage, str | None]) -> Chain:
     rules = [KNOWN, *(f"{_of('iifname', prefix)} goto pod-to-host" for prefix in settings.workload_prefixes)]
+    rules += [f"{_of('iifname', prefix)} goto shared-to-host" for prefix in settings.shared_links]
     if hosts.INPUT in every:
         rules += _accepted(settings, every)
         rules += _dispatch(hosts.INPUT, every[hosts.INPUT], settings, to_pods=False)
@@ -118,12 +130,27 @@ def _pod_to_host(settings: Settings) -> Iterator[str]:
     yield 'counter drop comment "no pod is known to be here"'
 
 
-def _pods(name: str, priority: int, field: str, entries: str, settings: Settings) -> Chain:
+def _shared_to_host(settings: Settings) -> Iterator[str]:
+    yield "icmpv6 type { 130, 131, 132, 133, 135, 136 } accept"
+    if settings.endpoint_to_host_action == "DROP":
+        yield 'counter drop comment "no pod reaches the host: endpoint_to_host_action"'
+        return
+    yield "goto from-shared"
+
+
+def _by_address(field: str, maps: Mapping[int, str], settings: Settings) -> Iterator[str]:
+    for family in settings.families:
+        yield f"{'ip' if family == 4 else 'ip6'} {field} vmap @{maps[family]}"
+    yield 'counter drop comment "no pod is known to be here"'
+
+
+def _pods(name: str, priority: int, field: str, entries: str, settings: Settings, shared: str) -> Chain:
     unknown = (
         f'{_of(field, prefix)} counter drop comment "no pod is known to be here"'
         for prefix in settings.workload_prefixes
     )
-    return Chain(name, (KNOWN, f"{field} vmap @{entries}", *unknown), Hook("filter", "forward", priority))
+    by_address = (f"{_of(field, prefix)} goto {shared}" for prefix in settings.shared_links)
+    return Chain(name, (KNOWN, f"{field} vmap @{entries}", *by_address, *unknown), Hook("filter", "forward", priority))
 
 
 def _dispatch(stage: Stage, every: str | None, settings: Settings, *, to_pods: bool = True) -> Iterator[str]:
