@@ -2,7 +2,9 @@
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack
+from typing import Any
 
 from services.ipam.adapters.enis import Enis
 from services.ipam.adapters.node import NodeCondition
@@ -37,7 +39,7 @@ from shared.kube.client import KubeClient
 from shared.lifecycle import InstanceLock
 from shared.reconcile import ReconcileLoop
 from shared.rpc.client import Client
-from shared.rpc.server import Observer, Server
+from shared.rpc.server import Server
 
 log = logs.get(__name__)
 
@@ -53,147 +55,21 @@ RESYNC_S = 60.0
 
 async def serve(node: NodeConfig, settings: Settings, stop: asyncio.Event) -> None:
     """Serve until `stop` is set. Refused: another instance runs, the port is taken, the database is not ours."""
-    config, sync_period_s = settings.ipam, settings.eni_conf.ip_pool_sync_period
-    registry, health = metrics.registry("ipam"), Health()
     clock = steady_clock(time.time(), asyncio.get_running_loop())
     tasks = asyncio.TaskGroup()
-
     async with AsyncExitStack() as opened:
         opened.enter_context(InstanceLock(node.lock("ipam")))
         store = await opened.enter_async_context(await Store.open(node.database("ipam")))
-        pool, milestones = await _remembered(store, clock, config)
+        pool, milestones = await _remembered(store, clock, settings.ipam)
         enis = Enis(await opened.enter_async_context(Client(node.socket("eni_manager"), name="eni_manager")))
-        pods = node_condition = None
-        if node.kube.server:
-            client = await opened.enter_async_context(KubeClient(node.kube))
-            kinds = stateful_kinds(settings.eni_conf.custom_stateful_workload_kinds)
-            pods = Pods(client, node.node_name, kinds, limits_changed=lambda: limits_changed())
-
-            if node.node_name:
-                node_condition = NodeCondition(client, node.node_name, heartbeat_s=HEARTBEAT_S - 1.0, clock=clock)
-
-        def changed() -> None:
-            demanding.poke()
-            if reporting is not None:
-                reporting.poke()
-            limits_changed()
-            if pool.marks:
-                handing_over.poke()
-
-        def limits_changed() -> None:
-            if limiting is not None:
-                limiting.poke()
-
-        def sticky(lease: Lease) -> bool:
-            """As the ADD found it, or as is known by now: the pods' watch may have been behind."""
-            return lease.sticky or (pods is not None and pods.is_stateful(lease.pod, lease.pod_uid))
-
-        def warned(reason: str, what: str) -> None:
-            if pods is not None:
-                pods.warn_node(reason, what)
-
-        def lost(lease: Lease, what: str) -> None:
-            if pods is not None:
-                pods.warn(lease.pod, lease.pod_uid, "ResourceInvalid", what)
-
-        ledger = Ledger(
-            pool,
-            store,
-            clock,
-            tasks,
-            cooldown_s=config.cooldown_s,
-            changed=changed,
-            sticky_s=config.sticky_s,
-            sticky=sticky,
-            lost=lost,
-        )
-        demand = Demand(ledger, enis, settings.eni_conf, warmed_up=WARMED_UP in milestones)
-        give_back = GiveBack(ledger, enis, demand)
-        demanding = ReconcileLoop(
-            "demand",
-            demand.tell,
-            settle_s=DEMAND_SETTLE_S,
-            retry_s=1.0,
-            resync_s=RESYNC_S,
-            reporter=health.reporter("demand", 3 * RESYNC_S),
-        )
-        handing_over = ReconcileLoop(
-            "give-back", give_back.hand_over, resync_s=RESYNC_S, reporter=health.reporter("give-back", 3 * RESYNC_S)
-        )
-        garbage = None
-        if pods is not None:
-            times = GarbageConfig(config.garbage_period_s, config.garbage_confirm_s, config.garbage_min_age_s)
-            garbage = Garbage(ledger, enis, pods, times)
-        handlers = Handlers(ledger, enis, pods, longest_wait_s=config.acquire_wait_s, annotate=config.annotate_pods)
-        limiting = None
-        if pods is not None:
-            limiting = ReconcileLoop(
-                "limits",
-                Limits(ledger, enis, pods, handlers).follow,
-                retry_s=1.0,
-                resync_s=RESYNC_S,
-                reporter=health.reporter("limits", 3 * RESYNC_S),
-            )
-        reporting = None
-        if node_condition is not None:
-            reporting = ReconcileLoop(
-                "node-condition",
-                Sufficient(ledger, demand, node_condition).tell,
-                settle_s=CONDITION_SETTLE_S,
-                retry_s=30.0,
-                resync_s=HEARTBEAT_S,
-                reporter=health.reporter("node-condition", 3 * HEARTBEAT_S),
-            )
-        report = Report(ledger, enis, demand, handlers, garbage, pods)
-        report.register(registry)
-        face = HttpFace(
-            name="ipam",
-            host=config.http_host,
-            port=config.http_port,
-            health=health,
-            state=report.state,
-            registry=registry,
-        )
-        await opened.enter_async_context(face)
-        synced = health.condition("inventory")
-
+        client = await opened.enter_async_context(KubeClient(node.kube)) if node.kube.server else None
+        service = _Service(node, settings, clock, tasks, store, pool, milestones, enis, client)
+        await opened.enter_async_context(service.face())
         async with tasks:
-            loops = [
-                tasks.create_task(demanding.run(), name="ipam-demand"),
-                tasks.create_task(handing_over.run(), name="ipam-give-back"),
-                tasks.create_task(
-                    give_back.shrink(
-                        sync_period_s, handing_over.poke, health.reporter("shrink", 3 * sync_period_s + 30.0)
-                    ),
-                    name="ipam-shrink",
-                ),
-                tasks.create_task(
-                    watch_inventory(
-                        ledger,
-                        enis,
-                        wait_s=config.watch_wait_s,
-                        synced=synced,
-                        reporter=health.reporter("inventory", 3 * config.watch_wait_s + 30.0),
-                        reached=changed,
-                        warned=warned,
-                        first=lambda: rebuild(ledger, enis),
-                    ),
-                    name="ipam-inventory",
-                ),
-            ]
-            if (pace := reclaim_pace(settings.eni_conf)) is not None:
-                loops.append(tasks.create_task(give_back.reclaim(pace, handing_over.poke), name="ipam-reclaim"))
-            if reporting is not None:
-                loops.append(tasks.create_task(reporting.run(), name="ipam-node-condition"))
-            if limiting is not None:
-                loops.append(tasks.create_task(limiting.run(), name="ipam-limits"))
-            if pods is not None and garbage is not None:
-                alive = health.reporter("garbage", 3 * config.garbage_period_s + 30.0)
-                loops.append(tasks.create_task(pods.run(), name="ipam-pods"))
-                loops.append(tasks.create_task(garbage.run(alive), name="ipam-garbage"))
-            async with _rpc(node, handlers, metrics.rpc_observer(registry)):
+            loops = [tasks.create_task(run, name=f"ipam-{name}") for name, run in service.loops()]
+            async with service.rpc():
                 await stop.wait()
-                ledger.close("ipam is stopping")  # else the server would wait for those who wait for an address
+                service.ledger.close("ipam is stopping")  # else the server would wait for who waits for an address
             for loop in reversed(loops):
                 loop.cancel()
 
@@ -207,11 +83,152 @@ async def _remembered(store: Store, clock: Clock, config: IpamConfig) -> tuple[P
     return pool, remembered.milestones
 
 
-def _rpc(node: NodeConfig, handlers: Handlers, observe: Observer) -> Server:
-    server = Server(node.socket("ipam"), name="ipam", observe=observe)
-    server.register(contract.ACQUIRE, handlers.acquire)
-    server.register(contract.RELEASE, handlers.release)
-    server.register(contract.INSPECT, handlers.inspect)
-    server.register(contract.LEASES, handlers.leases)
-    server.register(contract.STATUS, handlers.status)
-    return server
+class _Service:
+    """The parts of one run, and what they tell each other. What needs the API server is None without one."""
+
+    def __init__(
+        self,
+        node: NodeConfig,
+        settings: Settings,
+        clock: Clock,
+        tasks: asyncio.TaskGroup,
+        store: Store,
+        pool: Pool,
+        milestones: frozenset[str],
+        enis: Enis,
+        client: KubeClient | None,
+    ) -> None:
+        self._node, self._settings, self._pool, self._enis = node, settings, pool, enis
+        self._registry, self._health = metrics.registry("ipam"), Health()
+        self._synced = self._health.condition("inventory")
+        config, conf = settings.ipam, settings.eni_conf
+        self._pods: Pods | None = None
+        if client is not None:
+            kinds = stateful_kinds(conf.custom_stateful_workload_kinds)
+            self._pods = Pods(client, node.node_name, kinds, limits_changed=self._limits_changed)
+        self.ledger = Ledger(
+            pool,
+            store,
+            clock,
+            tasks,
+            cooldown_s=config.cooldown_s,
+            changed=self._changed,
+            sticky_s=config.sticky_s,
+            sticky=self._sticky,
+            lost=self._lost,
+        )
+        self._demand = Demand(self.ledger, enis, conf, warmed_up=WARMED_UP in milestones)
+        self._give_back = GiveBack(self.ledger, enis, self._demand)
+        self._handlers = Handlers(
+            self.ledger, enis, self._pods, longest_wait_s=config.acquire_wait_s, annotate=config.annotate_pods
+        )
+        self._garbage: Garbage | None = None
+        if self._pods is not None:
+            times = GarbageConfig(config.garbage_period_s, config.garbage_confirm_s, config.garbage_min_age_s)
+            self._garbage = Garbage(self.ledger, enis, self._pods, times)
+        self._demanding = self._reconciling("demand", self._demand.tell, settle_s=DEMAND_SETTLE_S, retry_s=1.0)
+        self._handing_over = self._reconciling("give-back", self._give_back.hand_over)
+        self._limiting: ReconcileLoop | None = None
+        if self._pods is not None:
+            limits = Limits(self.ledger, enis, self._pods, self._handlers)
+            self._limiting = self._reconciling("limits", limits.follow, retry_s=1.0)
+        self._reporting: ReconcileLoop | None = None
+        if client is not None and node.node_name:
+            condition = NodeCondition(client, node.node_name, heartbeat_s=HEARTBEAT_S - 1.0, clock=clock)
+            self._reporting = self._reconciling(
+                "node-condition",
+                Sufficient(self.ledger, self._demand, condition).tell,
+                settle_s=CONDITION_SETTLE_S,
+                retry_s=30.0,
+                resync_s=HEARTBEAT_S,
+            )
+
+    def _reconciling(
+        self, name: str, body: Callable[[], Awaitable[None]], *, resync_s: float = RESYNC_S, **pace: float
+    ) -> ReconcileLoop:
+        reporter = self._health.reporter(name, 3 * resync_s)
+        return ReconcileLoop(name, body, resync_s=resync_s, reporter=reporter, **pace)
+
+    # ---- what one part tells others
+
+    def _changed(self) -> None:
+        self._demanding.poke()
+        if self._reporting is not None:
+            self._reporting.poke()
+        self._limits_changed()
+        if self._pool.marks:
+            self._handing_over.poke()
+
+    def _limits_changed(self) -> None:
+        if self._limiting is not None:
+            self._limiting.poke()
+
+    def _sticky(self, lease: Lease) -> bool:
+        """As the ADD found it, or as is known by now: the pods' watch may have been behind."""
+        return lease.sticky or (self._pods is not None and self._pods.is_stateful(lease.pod, lease.pod_uid))
+
+    def _warned(self, reason: str, what: str) -> None:
+        if self._pods is not None:
+            self._pods.warn_node(reason, what)
+
+    def _lost(self, lease: Lease, what: str) -> None:
+        if self._pods is not None:
+            self._pods.warn(lease.pod, lease.pod_uid, "ResourceInvalid", what)
+
+    # ---- faces
+
+    def face(self) -> HttpFace:
+        """/state and /metrics, and whether all is well."""
+        report = Report(self.ledger, self._enis, self._demand, self._handlers, self._garbage, self._pods)
+        report.register(self._registry)
+        return HttpFace(
+            name="ipam",
+            host=self._settings.ipam.http_host,
+            port=self._settings.ipam.http_port,
+            health=self._health,
+            state=report.state,
+            registry=self._registry,
+        )
+
+    def rpc(self) -> Server:
+        """What the gateway and policy ask."""
+        server = Server(self._node.socket("ipam"), name="ipam", observe=metrics.rpc_observer(self._registry))
+        server.register(contract.ACQUIRE, self._handlers.acquire)
+        server.register(contract.RELEASE, self._handlers.release)
+        server.register(contract.INSPECT, self._handlers.inspect)
+        server.register(contract.LEASES, self._handlers.leases)
+        server.register(contract.STATUS, self._handlers.status)
+        return server
+
+    # ---- what runs unasked
+
+    def loops(self) -> Iterator[tuple[str, Coroutine[Any, Any, None]]]:
+        """Each with its name, in the order in which they start."""
+        config, conf, health = self._settings.ipam, self._settings.eni_conf, self._health
+        yield "demand", self._demanding.run()
+        yield "give-back", self._handing_over.run()
+        period_s = conf.ip_pool_sync_period
+        alive = health.reporter("shrink", 3 * period_s + 30.0)
+        yield "shrink", self._give_back.shrink(period_s, self._handing_over.poke, alive)
+        yield (
+            "inventory",
+            watch_inventory(
+                self.ledger,
+                self._enis,
+                wait_s=config.watch_wait_s,
+                synced=self._synced,
+                reporter=health.reporter("inventory", 3 * config.watch_wait_s + 30.0),
+                reached=self._changed,
+                warned=self._warned,
+                first=lambda: rebuild(self.ledger, self._enis),
+            ),
+        )
+        if (pace := reclaim_pace(conf)) is not None:
+            yield "reclaim", self._give_back.reclaim(pace, self._handing_over.poke)
+        if self._reporting is not None:
+            yield "node-condition", self._reporting.run()
+        if self._limiting is not None:
+            yield "limits", self._limiting.run()
+        if self._pods is not None and self._garbage is not None:
+            yield "pods", self._pods.run()
+            yield "garbage", self._garbage.run(health.reporter("garbage", 3 * config.garbage_period_s + 30.0))
