@@ -1,7 +1,7 @@
 """One guest: started, waited for, its command's status handed on; nothing of it is left.
 
-QEMU translates (`tcg`): /dev/kvm may be there and still hang with a stock kernel. One processor, since translating for
-several costs more than it brings.
+QEMU translates (`tcg`): /dev/kvm may be there and still hang with a stock kernel. One processor unless more are asked
+for, since translating for several costs more than it brings a single program; a lab is many.
 """
 
 import json
@@ -49,6 +49,7 @@ class Guest(msgspec.Struct, frozen=True):
     output: Path | None = None
     timeout_s: float = 600.0
     memory_mib: int = 1536
+    processors: int = 1
     kernel: str = KERNEL
 
 
@@ -118,7 +119,7 @@ def _prepare(
 def _qemu(guest: Guest, folder: Path, socket: Path, image: Path) -> list[str]:
     size = str(guest.memory_mib)
     return [
-        *("qemu-system-x86_64", "-accel", "tcg", "-cpu", "max,-avx,-avx2", "-smp", "1", "-m", size),
+        *("qemu-system-x86_64", "-accel", "tcg", "-cpu", "max,-avx,-avx2", "-smp", str(guest.processors), "-m", size),
         *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
         *("-kernel", str(image), "-initrd", str(folder / "initramfs"), "-append", _LINUX),
         *("-serial", f"file:{folder / 'console'}", "-chardev", "stdio,id=out,signal=off", "-serial", "chardev:out"),

@@ -111,6 +111,7 @@ def lab() -> None:
     callback=_mode,
     help="How pods get their address.",
 )
+@click.option("--ipvlan-fallback", is_flag=True, help="shared-ipvlan: run shared-veth where the kernel has no IPvlan.")
 @click.option("--policy", is_flag=True, help="Enforce NetworkPolicy.")
 @click.option(
     "--stack",

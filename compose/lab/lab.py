@@ -45,7 +45,7 @@ async def up(layout: Layout, options: Options, *, say: Say, keep: bool = False) 
 
     Conflict: it is up with other options. `keep`: leave what there is after a failure, for a look at its logs.
     """
-    await _require_kernel(options.mode)
+    await _require_kernel(options)
     with _locked(layout):
         with suppress(NotFound, Conflict):
             there = record.read(layout)
@@ -66,13 +66,16 @@ async def up(layout: Layout, options: Options, *, say: Say, keep: bool = False) 
             raise
 
 
-async def _require_kernel(mode: Mode) -> None:
-    """Refused: this machine's kernel, which is that of all nodes, cannot carry the mode."""
+async def _require_kernel(options: Options) -> None:
+    """Refused: this machine's kernel, which is that of all nodes, cannot carry the mode, and no other may stand in."""
+    mode = options.mode
+    if mode is Mode.SHARED_IPVLAN and options.ipvlan_fallback:
+        return  # each node finds out, and says so
     needs = preflight.NEEDS[mode]
     if lacking := preflight.kernel_lacks(mode, await asyncio.to_thread(kernel.known, needs)):
         raise Refused(
             f"mode {mode} cannot run on this machine: its kernel has no {', no '.join(lacking)} "
-            "(`make test-kernel` runs such modes in a guest)"
+            f"(`make demo MODE={mode}` runs it in a guest that has them)"
         )
 
 

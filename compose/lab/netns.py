@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from compose.lab.fabric.netns import enter
+from compose.lab.waiting import patient
 from shared.errors import NotFound
 
 T = TypeVar("T")
@@ -52,7 +53,7 @@ class _Connection(HTTPConnection):
     def __init__(self, netns: Path, host: str, port: int, timeout_s: float) -> None:
         super().__init__(host, port, timeout=timeout_s)
         self._netns = netns
-        self._timeout_s = timeout_s
+        self._timeout_s = patient(timeout_s)
 
     def connect(self) -> None:
         """Called by http.client when it first needs the connection."""

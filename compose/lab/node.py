@@ -68,6 +68,7 @@ def config_of(node: NodeLayout, facts: NodeFacts, options: Options, about: dict[
         "eni_manager": {
             "mode": options.mode,
             "allowed_modes": sorted({*OPEN_MODES, options.mode}),
+            "ipvlan_fallback": options.ipvlan_fallback,
             # A machine's own kubelet would not be this node's.
             "device_plugin_dir": str(node.folder / "device-plugins"),
             "metadata_url": about["metadata"],

@@ -12,6 +12,7 @@ import msgspec
 
 from compose.lab.netns import socket_in
 from compose.lab.serve import Port
+from compose.lab.waiting import patient
 from shared.errors import Invalid, Refused
 
 _TARGET = re.compile(r"(?P<host>\[[^\]]+\]|.+?):(?P<port>\d{1,5})(?:/(?P<protocol>tcp|udp|sctp))?", re.IGNORECASE)
@@ -61,12 +62,12 @@ async def ask(netns: Path, address: str, port: Port, *, timeout_s: float = 2.0) 
     with client:
         client.setblocking(False)
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout(patient(timeout_s)):
                 await asyncio.get_running_loop().sock_connect(client, (address, port.number))
                 source = client.getsockname()[0]
                 by = await (_datagram(client, timeout_s) if port.protocol == "udp" else _greeting(client))
         except TimeoutError:
-            return Answer(False, address, port, reason=f"no answer within {timeout_s:g} s")
+            return Answer(False, address, port, reason=f"no answer within {patient(timeout_s):g} s")
         except OSError as error:
             return Answer(False, address, port, reason=os.strerror(error.errno) if error.errno else str(error))
     took_ms = round((time.monotonic() - began) * 1000, 2)
@@ -76,7 +77,7 @@ async def ask(netns: Path, address: str, port: Port, *, timeout_s: float = 2.0) 
 async def _greeting(client: socket.socket) -> str:
     """Connected is reached; who answers says its name soon, or is somebody else's server and says nothing."""
     try:
-        async with asyncio.timeout(0.2):
+        async with asyncio.timeout(patient(0.2)):
             return _first_line(await asyncio.get_running_loop().sock_recv(client, 256))
     except (TimeoutError, OSError):
         return ""
@@ -87,7 +88,7 @@ async def _datagram(client: socket.socket, timeout_s: float) -> str:
     for _ in range(_UDP_TRIES):
         await loop.sock_sendall(client, b"probe")
         try:
-            async with asyncio.timeout(timeout_s / _UDP_TRIES):
+            async with asyncio.timeout(patient(timeout_s) / _UDP_TRIES):
                 return _first_line(await loop.sock_recv(client, 2048))
         except TimeoutError:
             continue

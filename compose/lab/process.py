@@ -13,6 +13,8 @@ from pathlib import Path
 
 import msgspec
 
+from compose.lab.waiting import PATIENCE, patient
+
 _ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
 MARK = "TERWAY_LAB_RECORDS"
 """In the environment of every process of a lab, inherited by their children: the folder of their records."""
@@ -65,7 +67,7 @@ def spawn(
     pid = os.posix_spawnp(
         command[0],
         command,
-        {**_ENVIRONMENT, MARK: str(records), **(env or {})},
+        {**_ENVIRONMENT, **_patience(), MARK: str(records), **(env or {})},
         file_actions=[
             (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
             (os.POSIX_SPAWN_OPEN, 1, str(log), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644),
@@ -83,6 +85,11 @@ def spawn(
     fresh.write_bytes(msgspec.json.encode(process))
     fresh.rename(record)
     return process
+
+
+def _patience() -> dict[str, str]:
+    """The one variable that goes on: how slow this machine is."""
+    return {PATIENCE: os.environ[PATIENCE]} if PATIENCE in os.environ else {}
 
 
 def observe(pid: int, *, name: str = "") -> Process:
@@ -182,7 +189,7 @@ async def _ended(handle: int, *, within_s: float) -> bool:
     ended = asyncio.Event()
     loop.add_reader(handle, ended.set)
     try:
-        async with asyncio.timeout(within_s):
+        async with asyncio.timeout(patient(within_s)):
             await ended.wait()
     except TimeoutError:
         return False

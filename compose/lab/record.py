@@ -41,6 +41,8 @@ class Options(msgspec.Struct, frozen=True):
     log_level: str = "info"
     policy: bool = False
     """NetworkPolicy is enforced."""
+    ipvlan_fallback: bool = False
+    """shared-ipvlan on a kernel without IPvlan: nodes run shared-veth, with an event."""
 
 
 class Record(msgspec.Struct, frozen=True):
