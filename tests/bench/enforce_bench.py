@@ -225,7 +225,8 @@ def ruled(here: Netns, node: Node, what: str) -> Iterator[None]:
     try:
         yield
     finally:
-        here.do(lambda: here.workshop.remove(node.renderer.table.name))
+        if what == WITH:
+            here.nft(f"delete table inet {node.renderer.table.name}")
         if what != NOTHING:
             here.nft("delete table inet following")
 

@@ -137,7 +137,8 @@ def by_hand(world: World) -> tuple[Way, Way]:
             space.ip("link", "set", link, "up")
         end.ip("route", "add", "default", "via", f"10.8.{number}.1")
         end.ip("route", "add", "default", "via", f"fd00:8:{number}::1", "dev", "eth0")
-    middle.nft("add table inet nat; add chain inet nat post { type nat hook postrouting priority 100; }")
+    middle.nft("add table inet kube; add chain inet kube forward { type filter hook forward priority 0; }")
+    middle.nft("add rule inet kube forward ct state invalid drop")  # as kube-proxy has it
     return Way(*ends, "10.8.2.2"), Way(*ends, "fd00:8:2::2")
 
 

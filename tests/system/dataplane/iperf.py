@@ -45,11 +45,11 @@ def answered(space: Space, address: str) -> bool:
 
 
 @contextmanager
-def pinging(space: Space, address: str, *, every_s: float = 0.05) -> Iterator[list[float]]:
+def pinging(space: Space, address: str) -> Iterator[list[float]]:
     """Round trips from `space` meanwhile, in milliseconds; the list is filled at the end."""
     found: list[float] = []
     with space.inside():
-        ping = subprocess.Popen(["ping", "-n", "-i", f"{every_s:g}", address], stdout=subprocess.PIPE, text=True)
+        ping = subprocess.Popen(["ping", "-n", "-i", "0.05", address], stdout=subprocess.PIPE, text=True)
     try:
         yield found
     finally:
