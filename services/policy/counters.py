@@ -7,7 +7,7 @@ lost, in a thread and by a socket of their own, so that no transaction waits for
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Final, Literal, Protocol, Self, TypeVar
@@ -24,7 +24,7 @@ from services.policy.core.counts import Count, Denial, RuleSeen, Totals
 from services.policy.core.local_pods import LocalPods
 from services.policy.core.nft.model import TABLE, Change
 from services.policy.core.nft.render import Renderer
-from services.policy.core.tally import Series, Tally, tally
+from services.policy.core.tally import Owner, Series, Tally, tally
 from services.policy.enforce import DENIED
 from shared.errors import SuiteError
 from shared.health import Reporter
@@ -92,7 +92,7 @@ class Counters:
         self._totals = Totals()
         self._reading = asyncio.Lock()
         self._read_at = float("-inf")
-        self._at = 0.0
+        self._tally = Tally(0.0, [], [], {})
         self.trouble = ""
         """Why the last look failed; what was counted before is shown."""
         self.took_s = 0.0
@@ -129,7 +129,7 @@ class Counters:
             return
         chains = frozenset(chain.name for chain in change.chains_changed)
         try:
-            self._totals.read(await self._do(self._source.rules, chains), chains)
+            await self._do(self._read_chains, self._source, chains)
         except SuiteError as error:
             log.warning("counters_unread", why=error.message)
 
@@ -142,8 +142,7 @@ class Counters:
 
     def tally(self) -> Tally:
         """As of the last look."""
-        pods = {wired.link: str(wired.pod) for wired in self._pods}
-        return tally([(self._totals, pods)], self._enforced.renderer.owners(), self._at)
+        return self._tally
 
     def routes(self) -> Iterable[web.RouteDef]:
         """`GET /policy/counters`; `?policy=NAME` and `?pod=NAMESPACE/NAME` show less."""
@@ -152,18 +151,29 @@ class Counters:
     # ---- parts
 
     async def _read(self, source: NodeTable) -> None:
+        """All that takes long with many policies is done in the thread, to which the totals belong."""
         began = time.monotonic()
-        self._totals.read(await self._do(source.rules, None))
-        sets = [name for name in self._enforced.renderer.table.sets if name.startswith(DENIED)]
-        found = await self._do(source.denials, sets)
-        self._totals.read_denials(found)
-        self._at, self.took_s = time.time(), time.monotonic() - began
+        renderer, pods = self._enforced.renderer, {wired.link: str(wired.pod) for wired in self._pods}
+        sets = [name for name in renderer.table.sets if name.startswith(DENIED)]
+        self._tally, found = await self._do(self._read_all, source, sets, pods, renderer.owners())
+        self.took_s = time.monotonic() - began
         wired = {one.link for one in self._pods}
         gone = {one for one in found if one.link.startswith(self._prefixes) and one.link not in wired}
         if gone:
             await self._enforced.forget_denials(gone)
-        links = {one.link for one in found if one not in gone}
-        self._totals.keep(self._enforced.renderer.owners().keys(), links)
+
+    def _read_all(
+        self, source: NodeTable, sets: list[str], pods: Mapping[str, str], owners: Mapping[str, Owner]
+    ) -> tuple[Tally, Collection[Denial]]:
+        self._totals.read(source.rules(None))
+        found = source.denials(sets)
+        self._totals.read_denials(found)
+        links = {one.link for one in found if one.link in pods or not one.link.startswith(self._prefixes)}
+        self._totals.keep(owners.keys(), links)
+        return tally([(self._totals, pods)], owners, time.time()), found.keys()
+
+    def _read_chains(self, source: NodeTable, chains: frozenset[str]) -> None:
+        self._totals.read(source.rules(chains), chains)
 
     async def _page(self, request: web.Request) -> web.Response:
         await self.refresh()

@@ -63,7 +63,7 @@ def _standing(sandbox: dict[str, Any]) -> str:
             for rule in one["rules"]
         ]
     for drop in sandbox.get("dropped", ()):
-        lines.append(f"  dropped:   {drop['direction']}: {_amount(drop)}, by {drop['by'] or drop['why']}")
+        lines.append(f"  dropped:   {drop['direction']}: {_amount(drop)}: {drop['by'] or drop['why']}")
     return "\n".join(lines)
 
 

@@ -17,6 +17,9 @@ from shared.netlink import attributes, string, text
 _BE64: Final = Struct(">Q")
 _RULE_TABLE, _RULE_CHAIN, _RULE_HANDLE, _RULE_EXPRESSIONS, _RULE_USERDATA = 1, 2, 3, 4, 7
 _EXPRESSION_NAME, _EXPRESSION_DATA = 1, 2
+_COUNTER: Final = text(_EXPRESSION_NAME, "counter")
+_IMMEDIATE: Final = text(_EXPRESSION_NAME, "immediate")
+"""What such an expression begins with; no set of ours is called so."""
 _COUNTER_BYTES, _COUNTER_PACKETS = 1, 2
 _IMMEDIATE_DATA, _DATA_VERDICT, _VERDICT_CODE = 2, 2, 1
 _COMMENT: Final = 0
@@ -74,22 +77,18 @@ def _dumped(socket: NfSocket, kind: int, body: bytes) -> Iterator[bytes]:
 
 
 def _rule(body: bytes, table: str) -> RuleSeen | None:
+    """Of the expressions only what follows the counter is taken to pieces: there are ten thousand such rules."""
     shown = mapping(body)
     expressions = shown.get(_RULE_EXPRESSIONS, b"")
-    if b"counter\0" not in expressions or string(shown[_RULE_TABLE]) != table:
+    at = expressions.find(_COUNTER)
+    if at < 0 or string(shown[_RULE_TABLE]) != table:
         return None
-    count, action = None, "log"
-    for _, expression in attributes(expressions):
-        held = mapping(expression)
-        name = held[_EXPRESSION_NAME]
-        if name == b"counter\0":
-            count = _count(held[_EXPRESSION_DATA])
-        elif name == b"immediate\0" and count is not None:
-            data = mapping(mapping(held[_EXPRESSION_DATA])[_IMMEDIATE_DATA])
-            if _DATA_VERDICT in data:
-                action = _ACTIONS.get(signed(mapping(data[_DATA_VERDICT])[_VERDICT_CODE]), "other")
-    if count is None:
-        return None
+    count = _count(mapping(expressions[at:])[_EXPRESSION_DATA])
+    action, at = "log", expressions.find(_IMMEDIATE, at)
+    if at >= 0:
+        data = mapping(mapping(mapping(expressions[at:])[_EXPRESSION_DATA])[_IMMEDIATE_DATA])
+        if _DATA_VERDICT in data:
+            action = _ACTIONS.get(signed(mapping(data[_DATA_VERDICT])[_VERDICT_CODE]), "other")
     handle = int(_BE64.unpack(shown[_RULE_HANDLE])[0])
     return RuleSeen(string(shown[_RULE_CHAIN]), handle, _comment(shown.get(_RULE_USERDATA, b"")), action, count)
 

@@ -81,7 +81,11 @@ class Totals:
         self._links = dict(found)
 
     def keep(self, chains: Collection[str], links: Collection[str]) -> None:
-        """Forget totals of chains that are not wanted any more, and of links that are gone."""
+        """Forget totals of chains that are not wanted any more, and of links that are gone.
+
+        One that is wanted again has all that it has counted since it was made.
+        """
+        self._rules = {key: held for key, held in self._rules.items() if key[0] in chains}
         self.lines = {line: count for line, count in self.lines.items() if line.chain in chains}
         self.denials = {
             denial: count for denial, count in self.denials.items() if denial.chain in chains and denial.link in links

@@ -52,6 +52,8 @@ def test_a_table_that_is_another_begins_anew_under_the_same_handles() -> None:
     assert totals.denials[Denial("pi-web", "cali1")] == Count(7, 420)
     totals.keep({"po-web"}, set())
     assert not totals.lines and not totals.denials
+    totals.read([seen("pi-web", 5, "rule 1", 201)])
+    assert totals.lines[Line("pi-web", "rule 1", "allow")].packets == 201, "it was not known yet whose it is"
 
 
 def test_the_tally_says_who_decided() -> None:
