@@ -13,6 +13,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from itertools import islice
 
 import msgspec
 
@@ -37,6 +38,8 @@ DENIED = denied("")
 RETRIES = Backoff(initial_s=0.05, factor=2.0, jitter=1.0, cap_s=5.0)
 """After the kernel refused, or others kept writing."""
 
+SHOWN = 5
+"""Pods with trouble that /state names."""
 QUIET_S = 30.0
 """Signs of life while nothing happens."""
 
@@ -52,6 +55,12 @@ class EnforcedState(msgspec.Struct, frozen=True):
     """Unix time; 0: nothing has been applied by this process."""
     last_repair: str
     trouble: str
+    pods: int = 0
+    """Sandboxes with a table in their own namespace."""
+    restored: int = 0
+    """Such tables that were put back after somebody had changed them."""
+    pods_trouble: tuple[str, ...] = ()
+    """Some of those that are not as wanted, and why."""
 
 
 class Enforcer:
@@ -190,6 +199,9 @@ class Enforcer:
             last_applied_at=self._applied_at,
             last_repair=self._last_repair,
             trouble=self.trouble,
+            pods=len(self._pods) if self._pods is not None else 0,
+            restored=self._pods.restorations if self._pods is not None else 0,
+            pods_trouble=tuple(islice(self._pods.troubles(), SHOWN)) if self._pods is not None else (),
         )
 
     @property

@@ -211,9 +211,9 @@ class PodTables:
             self.wake()
         return [f"rules in the pod's namespace are not as they should be: {found}"] if found else []
 
-    def troubles(self) -> Iterator[tuple[PodKey, str]]:
-        """Every sandbox whose table is not as wanted."""
-        return ((held.inside.pod, held.trouble) for held in self._held.values() if held.trouble)
+    def troubles(self) -> Iterator[str]:
+        """Every sandbox whose table is not as wanted, and why."""
+        return (f"{held.inside.pod}: {held.trouble}" for held in self._held.values() if held.trouble)
 
     def __len__(self) -> int:
         return len(self._held)

@@ -95,6 +95,8 @@ async def test_what_somebody_removed_is_put_back_and_said() -> None:
         made.pods.heard(0)  # ourselves
         await gone_round()
         assert made.pods.restorations == 1
+        state = made.enforcer.state()
+        assert (state.pods, state.restored, state.pods_trouble) == (1, 1, ())
         made.sandboxes.foreign(PATH, Table())
         made.pods.heard(-1)  # too much at once
         await until(lambda: made.pods.restorations == 2)
@@ -125,6 +127,7 @@ async def test_one_pods_trouble_is_its_own() -> None:
         assert (await made.gate.attach(WEB)).enforced
         [standing] = made.gate.standing(broken.pod)
         assert standing.trouble == "the kernel refused"
+        assert made.enforcer.state().pods_trouble == ("shop/db: the kernel refused",)
         made.sandboxes.refuses.clear()
         assert (await made.gate.attach(broken)).enforced
 
