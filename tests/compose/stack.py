@@ -23,10 +23,12 @@ class Stack:
         self.lab = lab
         self._env = {**engine.env, "TERWAY_LAB": lab, "TERWAY_BASE": base}
 
-    def compose(self, *arguments: str, timeout_s: float = 120) -> str:
-        """Run `docker compose …`."""
-        program, file = REPOSITORY / "build/docker-compose", REPOSITORY / "compose/docker-compose.yml"
-        argv = [str(program), "--project-name", f"test-{self.lab}", "--file", str(file), *arguments]
+    def compose(self, *arguments: str, timeout_s: float = 120, beside: str = "") -> str:
+        """Run `docker compose …`, with another file `beside` the usual one."""
+        program = REPOSITORY / "build/docker-compose"
+        files = [REPOSITORY / "compose" / name for name in ("docker-compose.yml", beside) if name]
+        argv = [str(program), "--project-name", f"test-{self.lab}"]
+        argv += [*(part for file in files for part in ("--file", str(file))), *arguments]
         return run(argv, env=self._env, timeout_s=timeout_s)
 
     def up(self) -> None:
@@ -80,6 +82,16 @@ class Stack:
             return "" if status == 200 and not missing else str(said)
 
         asyncio.run(until(differs, what=f"{service} misses {what or 'nothing'}", within_s=within_s, every_s=0.2))
+
+    def wait_policy(self, network_policy: str, within_s: float = 90) -> None:
+        """Wait until the policy service serves by that setting, with all that is in force."""
+
+        async def differs() -> str:
+            status, said = self.ask("policy", "/state")
+            ready = status == 200 and said.get("network_policy") == network_policy
+            return "" if ready and (network_policy == "off" or said.get("settled")) else str(said)[:500]
+
+        asyncio.run(until(differs, what=f"policy is {network_policy}", within_s=within_s, every_s=0.2))
 
     def namespaces(self) -> list[str]:
         """Every network namespace of this lab that the machine has a name for."""

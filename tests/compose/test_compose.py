@@ -1,6 +1,7 @@
 """A developer's day with compose/docker-compose.yml: real engine, real containers, real packets."""
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -70,6 +71,66 @@ def test_a_service_stops_and_comes_back_while_the_others_stay(stack: Stack, serv
     stack.wait_ready()
     assert {name: started(stack, name) for name in others} == others
     works(stack)
+
+
+DENY = """
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: deny, namespace: default}
+spec: {podSelector: {}, policyTypes: [Ingress]}
+"""
+
+
+def test_policies_are_enforced_from_a_container_with_two_capabilities(stack: Stack) -> None:
+    """Told by the node's configuration, which changes under the running services."""
+    recreate = ("up", "--detach", "--wait", "--no-build", "--no-deps", "policy")
+    config = stack.compose("exec", "-T", "node", "cat", path := f"/run/terway-lab/{stack.lab}/node1/config.json")
+    stack.compose(*recreate, beside="docker-compose.enforce.yml")
+    try:
+        configure(stack, path, json.dumps(json.loads(config) | {"policy": {"network_policy": "enforce"}}))
+        stack.wait_policy("enforce")
+        add(stack, "before")
+        reach(stack, "outside", "default/before:80/tcp", True)
+        policy_file(stack, "apply")
+        add(stack, "web")
+        reach(stack, "outside", "default/web:80/tcp", False)
+        reach(stack, "default/before", "default/web:80/tcp", False)
+        reach(stack, "node1", "default/web:80/tcp", True)
+        assert "inet terway" in stack.compose("exec", "-T", "node", "nft", "list", "tables")
+        policy_file(stack, "delete")
+        reach(stack, "outside", "default/web:80/tcp", True)
+    finally:
+        for name in ("before", "web"):
+            delete(stack, name)
+        configure(stack, path, config)
+        stack.wait_policy("off")
+        stack.compose(*recreate)
+    stack.wait_ready()
+    assert "inet terway" not in stack.compose("exec", "-T", "node", "nft", "list", "tables")
+    works(stack)
+
+
+def configure(stack: Stack, path: str, config: str) -> None:
+    stack.compose("exec", "-T", "node", "sh", "-c", f"cat > {path} <<'END'\n{config}\nEND")
+
+
+def policy_file(stack: Stack, verb: str) -> None:
+    command = f"cat > /tmp/deny.yaml <<'END'\n{DENY}\nEND\nterwayctl lab {verb} -f /tmp/deny.yaml"
+    stack.compose("exec", "-T", "node", "sh", "-c", command)
+
+
+def reach(stack: Stack, source: str, destination: str, wanted: bool) -> None:
+    """In the end: a policy that is written is in force a moment later."""
+    until = time.monotonic() + 30
+    while True:
+        try:
+            stack.lab_command("probe", source, destination)
+            reached = True
+        except AssertionError:
+            reached = False
+        if reached is wanted:
+            return
+        assert time.monotonic() < until, f"{source} -> {destination}: reached is {reached}"
 
 
 def started(stack: Stack, service: str) -> tuple[str, str, int]:
