@@ -18,11 +18,12 @@ from typing import Any
 import click
 import msgspec
 
+from compose import demo_guest
 from compose.lab import audit, control, kernel, lab, leftovers, services
 from compose.lab.layout import Layout
 from compose.lab.pods import PodInfo, Pods
 from compose.lab.reach import OUTSIDE, reach
-from compose.lab.record import Options, Record, Stack
+from compose.lab.record import Options, Record, Runtime, Stack
 from compose.lab.serve import Port
 from shared.errors import SuiteError
 from shared.model import Mode, PodKey
@@ -40,8 +41,14 @@ class Failed(Exception):
 class Demo:
     """The checks, in the order in which they are made; each returns what it saw or raises."""
 
-    def __init__(self, say: Callable[[str], None], mode: Mode = Mode.SHARED_VETH, stack: Stack = "ipv4") -> None:
-        self._say, self._mode, self._stack = say, mode, stack
+    def __init__(
+        self,
+        say: Callable[[str], None],
+        mode: Mode = Mode.SHARED_VETH,
+        stack: Stack = "ipv4",
+        runtime: Runtime = "containerd",
+    ) -> None:
+        self._say, self._mode, self._stack, self._runtime = say, mode, stack, runtime
         self._layout = Layout.of(NAME)
         self._made: Record | None = None
         self._pods: dict[str, PodInfo] = {}
@@ -70,7 +77,8 @@ class Demo:
     def checks(self) -> list[tuple[str, Check]]:
         """All of them."""
         made: list[tuple[str, Check]] = [("the lab comes up", self.up)]
-        made += [(f"pod {name} runs on {node} by containerd's CRI", self._runner(name)) for name, node in PODS.items()]
+        by = "containerd's CRI" if self._runtime == "containerd" else "a CNI runtime"
+        made += [(f"pod {name} runs on {node} by {by}", self._runner(name)) for name, node in PODS.items()]
         made += [
             self._whose(),
             ("each lease is in ipam's /state", self.leased),
@@ -113,7 +121,8 @@ class Demo:
         """Everything of the lab."""
         self._machine = await _machine()
         await lab.down(self._layout, say=self._say)  # what a killed demo left
-        self._made = await lab.up(self._layout, Options(mode=self._mode, stack=self._stack), say=self._say)
+        options = Options(mode=self._mode, stack=self._stack, runtime=self._runtime)
+        self._made = await lab.up(self._layout, options, say=self._say)
         return ", ".join(f"{node.name} {node.primary_ip} in {node.vswitch}" for node in self._made.nodes)
 
     def _runner(self, name: str) -> Check:
@@ -123,7 +132,8 @@ class Demo:
                     PodKey("default", name), node=PODS[name], ports=[Port(80, "tcp")]
                 )
             assert info.sandbox is not None
-            return f"{info.addresses[0]}, sandbox {info.sandbox.id[:12]}, process {info.sandbox.pid}"
+            process = f", process {info.sandbox.pid}" if info.sandbox.pid else ""
+            return f"{info.addresses[0]}, sandbox {info.sandbox.id[:12]}{process}"
 
         return run
 
@@ -328,14 +338,14 @@ async def _machine() -> dict[str, Any]:
     return seen
 
 
-async def run(mode: Mode, stack: Stack = "ipv4") -> int:
+async def run(mode: Mode, stack: Stack = "ipv4", runtime: Runtime = "containerd") -> int:
     """Make all checks; the exit code."""
     began = time.monotonic()
 
     def say(line: str) -> None:
         click.echo(f"       {time.monotonic() - began:5.1f}s  {line}", err=True)
 
-    demo = Demo(say, mode, stack)
+    demo = Demo(say, mode, stack, runtime)
     passed = 0
     checks = demo.checks()
     try:
@@ -357,21 +367,24 @@ async def run(mode: Mode, stack: Stack = "ipv4") -> int:
     "--mode", type=click.Choice([mode.value for mode in Mode]), default=Mode.SHARED_VETH.value, show_default=True
 )
 @click.option("--stack", type=click.Choice(["ipv4", "dual"]), default="ipv4", show_default=True)
-def main(mode: str, stack: Stack) -> None:
-    """The main job, end to end, on this machine."""
-    sys.exit(demonstrate(Mode(mode), stack))
+@click.option("--runtime", type=click.Choice(["containerd", "cni"]), default="containerd", show_default=True)
+def main(mode: str, stack: Stack, runtime: Runtime) -> None:
+    """The main job, end to end, on this machine; in a guest on it where its kernel cannot carry the mode."""
+    sys.exit(demonstrate(Mode(mode), stack, runtime))
 
 
-def demonstrate(mode: Mode, stack: Stack = "ipv4") -> int:
+def demonstrate(mode: Mode, stack: Stack = "ipv4", runtime: Runtime = "containerd") -> int:
     """What `python -m compose.demo` does; the exit code."""
     missing = [program for program in PROGRAMS if shutil.which(program) is None]
     if os.geteuid() != 0 or missing:
         click.echo(f"demo: needs root{' and ' + ', '.join(missing) if missing else ''}; see deploy/", err=True)
         return 1
+    if lacking := demo_guest.lacking(mode):
+        return demo_guest.run(mode, stack, lacking)
     with socket.socket(socket.AF_UNIX) as alone:
         try:
             alone.bind(f"\0terway-lab-{NAME}")  # an abstract name is a lock that no crash leaves behind
-            return asyncio.run(run(mode, stack))
+            return asyncio.run(run(mode, stack, runtime))
         except KeyboardInterrupt:
             click.echo("demo: interrupted; the lab is down", err=True)
             return 130

@@ -108,14 +108,14 @@ async def audit(layout: Layout, there: Record) -> Audit:
 def compare(found: NodeAudit, namespaces: Iterable[str] = ()) -> Iterator[str]:
     """Every difference on one node, as a sentence. Pure. `namespaces`: names of those of pods without containers."""
     leases = {lease.key.container_id: lease for lease in found.leases}
-    links = {lease.host_link: lease for lease in found.leases}
+    linked = [lease.host_link for lease in found.leases if lease.mode is not Mode.SHARED_IPVLAN]
     addresses = {address for lease in found.leases for address in lease.addresses}
 
     yield from _doubles("lease", (str(lease.key) for lease in found.leases))
     yield from _doubles("host link in leases", (lease.host_link for lease in found.leases))
     yield from _sides("sandbox", found.sandboxes, "lease", leases)
     yield from _sides("attachment", found.attachments, "lease", leases)
-    yield from _sides("host link", found.kernel.links, "lease", links)
+    yield from _sides("host link", found.kernel.links, "lease", linked)
     yield from _sides("route", found.kernel.routes, "lease", addresses)
 
     for address, devices in found.kernel.routes.items():

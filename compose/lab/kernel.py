@@ -12,6 +12,8 @@ MINE = "84"
 """The protocol by which our routes and rules are known (terway.md §5.1)."""
 
 PREFIX = "cali"
+SLAVE = "ipvl_"
+"""The node's own slave of an ENI, which leads to all pods of that ENI in mode shared-ipvlan; it stays with the ENI."""
 PRIORITIES = (512, 2048)
 """Of the rules about pods; others of ours are the node's (terway.md §5.1.2)."""
 
@@ -44,7 +46,7 @@ async def read(netns: str) -> Kernel:
     )
     found: dict[str, list[str]] = {}
     for route in (*routes, *routes6):
-        if route.get("dev", "").startswith(PREFIX) and route.get("protocol") == MINE:
+        if route.get("dev", "").startswith((PREFIX, SLAVE)) and route.get("protocol") == MINE:
             found.setdefault(route["dst"], []).append(route["dev"])
     return Kernel(
         links=[link["ifname"] for link in links if link.get("ifname", "").startswith(PREFIX)],

@@ -100,6 +100,17 @@ def test_every_kind_of_difference_is_said(changes: dict[str, object], said: str)
     assert said in list(compare(msgspec.structs.replace(CLEAN, **changes)))
 
 
+def test_with_ipvlan_the_routes_lead_to_the_nodes_slave_and_nothing_else_is_one_pods() -> None:
+    slave = Kernel(links=[], rules=[], routes={"10.0.0.2": ["ipvl_7"]})
+    leases = [msgspec.structs.replace(lease(), mode=Mode.SHARED_IPVLAN)]
+    clean = msgspec.structs.replace(CLEAN, leases=leases, kernel=slave)
+    assert list(compare(clean)) == []
+    without = msgspec.structs.replace(clean, kernel=Kernel(links=[], rules=[], routes={}))
+    assert list(compare(without)) == ["lease 10.0.0.2 has no route"]
+    wrong = msgspec.structs.replace(clean, kernel=kernel("10.0.0.2"))
+    assert "host link cali1 has no lease" in list(compare(wrong))
+
+
 def test_a_namespace_of_no_sandbox_is_said() -> None:
     assert list(compare(CLEAN, ["tw-lab-node1-deadbeef0000"])) == [
         "namespace tw-lab-node1-deadbeef0000 belongs to no sandbox"
