@@ -14,8 +14,7 @@ from services.eni_manager.core.model import SlotState
 from services.ipam.core.pool import item_id
 from shared.contracts.ipam import Lease
 from shared.model import EniId, Ip
-from tests.pool_and_enis.cloud import BEFELL
-from tests.pool_and_enis.test_machine import DONE, MUST_BE_DONE, MUST_BEFALL, STEPS, PoolAndEnis, live
+from tests.pool_and_enis.test_machine import DONE, MUST_BE_DONE, STEPS, PoolAndEnis, live_through_everything
 
 DUAL_STEPS = int(os.environ.get("POOL_AND_ENIS_STEPS", "1500"))
 
@@ -113,14 +112,4 @@ class Pairs(PoolAndEnis):
 @pytest.mark.timeout(max(300, STEPS // 20))
 def test_nothing_doubles_or_leaks_in_either_family() -> None:
     must = {*MUST_BE_DONE, "IPv6 address taken outside", "IPv6 address assigned outside"}
-    done: set[str] = set()
-    befell: set[str] = set()
-    steps = DUAL_STEPS
-    for _ in range(8):  # a few lives more, where chance has left something out
-        live(Pairs, steps)
-        done |= DONE.keys()
-        befell |= BEFELL.keys()
-        if done == must and befell >= MUST_BEFALL:
-            return
-        steps = 300
-    raise AssertionError(f"never done: {sorted(must - done)}; never befell: {sorted(MUST_BEFALL - befell)}")
+    live_through_everything(Pairs, DUAL_STEPS, must)

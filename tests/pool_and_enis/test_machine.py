@@ -496,9 +496,20 @@ MUST_BEFALL = {
 
 @pytest.mark.timeout(max(300, STEPS // 20))
 def test_nothing_doubles_or_leaks() -> None:
-    live(PoolAndEnis, STEPS)
-    assert DONE.keys() == MUST_BE_DONE, "steps that were never made test nothing"
-    assert BEFELL.keys() >= MUST_BEFALL, "what never befell is not known to be survived"
+    live_through_everything(PoolAndEnis, STEPS, MUST_BE_DONE)
+
+
+def live_through_everything(machine: type[PoolAndEnis], steps: int, must: set[str]) -> None:
+    """So many steps, and a few lives more where chance has left something out: what never befell is not survived."""
+    done: set[str] = set()
+    befell: set[str] = set()
+    for more in (steps, *[300] * 10):
+        live(machine, more)
+        done |= DONE.keys()
+        befell |= BEFELL.keys()
+        if done == must and befell >= MUST_BEFALL:
+            return
+    raise AssertionError(f"never done: {sorted(must - done)}; never befell: {sorted(MUST_BEFALL - befell)}")
 
 
 def live(machine: type[PoolAndEnis], steps: int) -> None:
