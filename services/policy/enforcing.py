@@ -182,7 +182,7 @@ class Enforcing:
             tasks.create_task(self.counters.run(health.reporter("counters", 240.0)), name="policy-counters"),
         ]
         if self.flows is not None:
-            observing.append(tasks.create_task(self.flows.run(health.reporter("flows", 120.0)), name="policy-flows"))
+            observing.append(tasks.create_task(self.flows.run(), name="policy-flows"))
         return [
             *observing,
             tasks.create_task(self.enforcer.run(kernel), name="policy-enforce"),

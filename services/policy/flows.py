@@ -25,7 +25,6 @@ from services.policy.core.datastore import Packed, values
 from services.policy.core.nft.render import Renderer
 from services.policy.core.tally import Owner, direction_of
 from services.policy.live import Live
-from shared.health import Reporter
 from shared.log import get
 
 log = get("policy.flows")
@@ -36,7 +35,6 @@ _READS: Final = 4
 """Goes of the kernel, some forty packets each, before others have their turn."""
 _INDEX_AGAIN_S: Final = 10.0
 _OWNERS_AGAIN_S: Final = 1.0
-_QUIET_S: Final = 30.0
 
 Lost = Callable[[str, int], None]
 """Is told where how many samples were lost: kernel, queue, or written (the file cannot be)."""
@@ -96,15 +94,10 @@ class FlowLog:
         if self._naming is not None:
             self._naming.cancel()
 
-    async def run(self, reporter: Reporter) -> None:
-        """Write. Until cancelled."""
+    async def run(self) -> None:
+        """Write. Until cancelled. No sign of life is asked of it: a disk that hangs must not restart the service."""
         while True:
-            reporter.alive()
-            try:
-                async with asyncio.timeout(_QUIET_S):
-                    await self._some.wait()
-            except TimeoutError:
-                continue
+            await self._some.wait()
             self._some.clear()
             lines = list(self._queue)
             self._queue.clear()

@@ -22,7 +22,6 @@ from services.policy.core.tally import tally
 from services.policy.flows import FlowLog
 from services.policy.live import Live
 from shared.errors import Unavailable
-from shared.health import Reporter
 from shared.model import AttachmentKey, Ip, PodKey
 from tests.policy.apply.node import NoEvents
 from tests.system.policy.render_world import Place, Site, site
@@ -179,7 +178,7 @@ async def logging(case: Case, place: Place, file: Path, group: int) -> AsyncIter
     flows = FlowLog(live, case.renderer, group=group, file=str(file), lost=count)
     with place.space.inside():
         await flows.__aenter__()
-    writing = asyncio.create_task(flows.run(Reporter("flows", 60.0, lambda: 0.0)))
+    writing = asyncio.create_task(flows.run())
     try:
         yield Logging(flows, file, lost)
     finally:
