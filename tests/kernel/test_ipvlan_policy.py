@@ -1,11 +1,16 @@
 """NetworkPolicy in mode shared-ipvlan: rules inside pods, and on the node for what passes it; real packets."""
 
-from collections.abc import AsyncIterator
-from contextlib import ExitStack
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from services.eni_manager.dataplane import Dataplane
 from services.policy.adapters.kernel import Kernel
 from services.policy.adapters.nft_pods_monitor import PodsMonitor
 from services.policy.core import objects
@@ -13,6 +18,7 @@ from services.policy.core.nft.model import TABLE
 from services.policy.pods import Beside
 from shared.contracts.policy import Attach, Detach
 from shared.model import Mode, PodKey
+from tests.conformance import flood
 from tests.kernel.needs import needs
 from tests.kernel.site import SERVICES, VIP, Site, asked, echo, nft, running, running_on_node2, service, site
 from tests.policy.apply.node import PlayedNode, node, pod
@@ -24,8 +30,8 @@ pytestmark = [pytest.mark.system, needs(links=("ipvlan",))]
 class Case:
     """Pods a and b on the node's first ENI, c on its second, far on another node; a policy of a at a time."""
 
-    def __init__(self, world: Site, made: PlayedNode, boxes: dict[str, Sandbox]) -> None:
-        self.world, self.made, self.boxes = world, made, boxes
+    def __init__(self, world: Site, dataplane: Dataplane, made: PlayedNode, boxes: dict[str, Sandbox]) -> None:
+        self.world, self.dataplane, self.made, self.boxes = world, dataplane, made, boxes
 
     async def only(self, **spec: Any) -> None:
         """This is the only policy."""
@@ -67,7 +73,7 @@ async def case() -> AsyncIterator[Case]:
                         if app != "far":
                             await made.gate.attach(attach(app, box))
                         await plug(second if app == "far" else dataplane, box)
-                    yield Case(world, made, boxes)
+                    yield Case(world, dataplane, made, boxes)
 
 
 def attach(app: str, box: Sandbox) -> Attach:
@@ -117,3 +123,44 @@ async def test_rules_that_are_removed_come_back_and_nothing_outlives_a_pod(case:
         assert case.reached(others, a.ipv4) == set()
     await case.made.gate.detach(Detach(a.lease.key))
     assert len(case.made.pods) == 2
+    await not_one_packet(case)
+
+
+async def not_one_packet(case: Case) -> None:
+    """A neighbour floods the addresses from before the pods are wired until after: nothing gets in."""
+    boxes = [case.world.sandbox(eni="eth1") for _ in range(3)]
+    with flooding(case.boxes["b"], [box.ipv4 for box in boxes]):
+        for number, box in enumerate(boxes):
+            name = f"new{number}"
+            case.made.says(pod(f"shop/{name}", uid=name, app="a"))
+            await case.made.gate.attach(attach(name, box))
+            await plug(case.dataplane, box)
+            await until(partial(is_flooded, box), within_s=60)
+        assert [came(box, "InDelivers") for box in boxes] == [0, 0, 0]
+
+
+@contextmanager
+def flooding(source: Space, addresses: Sequence[str]) -> Iterator[None]:
+    with source.inside():
+        argv = [sys.executable, "-ISE", flood.__file__, "7000", *addresses]
+        process = subprocess.Popen(argv, stdout=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+def is_flooded(box: Sandbox) -> bool:
+    return came(box, "InReceives") > 100
+
+
+def came(box: Sandbox, counter: str) -> int:
+    """What the pod's stack was ever given by IPv4: before its rules (InReceives), and behind them (InDelivers)."""
+    with box.inside():
+        return packets(counter)
+
+
+def packets(counter: str) -> int:
+    names, numbers = (line.split() for line in Path("/proc/thread-self/net/snmp").read_text().splitlines()[:2])
+    return int(numbers[names.index(counter)])

@@ -8,6 +8,7 @@ it, and looked for among those that a file or a process holds. Only the kernel t
 import errno
 import os
 import socket
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from itertools import chain
@@ -103,7 +104,7 @@ def _leads_to(route: socket.socket) -> Iterator[int]:
         if kind == _NEWLINK:
             said = dict(attributes(body[16:]))
             if _LINK_NETNSID in said:
-                yield int.from_bytes(said[_LINK_NETNSID], "little", signed=True)
+                yield int.from_bytes(said[_LINK_NETNSID], sys.byteorder, signed=True)
 
 
 def _dump(route: socket.socket, kind: int, body: bytes) -> Iterator[tuple[int, bytes]]:
@@ -143,7 +144,7 @@ def _ask_number(route: socket.socket, fd: int) -> int | None:
     route.send(HEADER.pack(16 + len(body), _GETNSID, REQUEST, 1, 0) + body)
     for kind, said in _messages(route):
         if kind not in (NLMSG_DONE, NLMSG_ERROR):
-            number = int.from_bytes(dict(attributes(said[4:])).get(_NSID, b"\xff" * 4), "little", signed=True)
+            number = int.from_bytes(dict(attributes(said[4:])).get(_NSID, b"\xff" * 4), sys.byteorder, signed=True)
             return None if number < 0 else number
     return None
 
@@ -210,7 +211,7 @@ def _inode(fd: int) -> tuple[int, int]:
 def _cookie(fd: int, path: str) -> int:
     with entered(fd, path), socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as asking:
         try:
-            return int.from_bytes(asking.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8), "little")
+            return int.from_bytes(asking.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8), sys.byteorder)
         except OSError as unknown:
             if unknown.errno != errno.ENOPROTOOPT:
                 raise
