@@ -1,5 +1,6 @@
 """NetworkPolicy in mode shared-ipvlan: rules inside pods, and on the node for what passes it; real packets."""
 
+import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -13,6 +14,7 @@ import pytest
 from services.eni_manager.dataplane import Dataplane
 from services.policy.adapters.kernel import Kernel
 from services.policy.adapters.nft_pods_monitor import PodsMonitor
+from services.policy.adapters.sandboxes import Sought
 from services.policy.core import objects
 from services.policy.core.nft.model import TABLE
 from services.policy.pods import Beside
@@ -22,7 +24,7 @@ from tests.conformance import flood
 from tests.kernel.needs import needs
 from tests.kernel.site import SERVICES, VIP, Site, asked, echo, nft, running, running_on_node2, service, site
 from tests.policy.apply.node import PlayedNode, node, pod
-from tests.system.dataplane.world import NODE_IP, NODE_IP6, Memory, Sandbox, Space, plug, until
+from tests.system.dataplane.world import NODE_IP, NODE_IP6, Memory, Sandbox, Space, inhabited, plug, until
 
 pytestmark = [pytest.mark.system, needs(links=("ipvlan",))]
 
@@ -30,8 +32,10 @@ pytestmark = [pytest.mark.system, needs(links=("ipvlan",))]
 class Case:
     """Pods a and b on the node's first ENI, c on its second, far on another node; a policy of a at a time."""
 
-    def __init__(self, world: Site, dataplane: Dataplane, made: PlayedNode, boxes: dict[str, Sandbox]) -> None:
-        self.world, self.dataplane, self.made, self.boxes = world, dataplane, made, boxes
+    def __init__(
+        self, world: Site, dataplane: Dataplane, kernel: Kernel, made: PlayedNode, boxes: dict[str, Sandbox]
+    ) -> None:
+        self.world, self.dataplane, self.kernel, self.made, self.boxes = world, dataplane, kernel, made, boxes
 
     async def only(self, **spec: Any) -> None:
         """This is the only policy."""
@@ -73,7 +77,7 @@ async def case() -> AsyncIterator[Case]:
                         if app != "far":
                             await made.gate.attach(attach(app, box))
                         await plug(second if app == "far" else dataplane, box)
-                    yield Case(world, dataplane, made, boxes)
+                    yield Case(world, dataplane, kernel, made, boxes)
 
 
 def attach(app: str, box: Sandbox) -> Attach:
@@ -121,6 +125,11 @@ async def test_rules_that_are_removed_come_back_and_nothing_outlives_a_pod(case:
         nft(a, "flush ruleset")
         await until(lambda: case.made.restored == ["shop/a"])
         assert case.reached(others, a.ipv4) == set()
+    with inhabited(a):  # after a restart
+        found = await case.kernel.search(
+            {"a": Sought("eth0", tuple(a.lease.addresses)), "b": Sought("eth1", (a.ipv4,))}
+        )
+    assert {name: where.inode[1] for name, where in found.items()} == {"a": os.fstat(a.fd).st_ino}
     await case.made.gate.detach(Detach(a.lease.key))
     assert len(case.made.pods) == 2
     await not_one_packet(case)
