@@ -44,6 +44,7 @@ bench: setup         ## ratios measured side by side; writes build/bench.json
 conformance: setup   ## every cyclonus step with at most nine pods, live on two nodes with real packets; MODE=vpc-route, STACK=dual: the cells in another mode, or by IPv6
 	TERWAY_CONFORMANCE=all TERWAY_CONFORMANCE_MODE=$(MODE) TERWAY_CONFORMANCE_STACK=$(STACK) .venv/bin/pytest -q -s \
 	    $(if $(filter shared-veth-ipv4,$(MODE)-$(STACK)),tests/conformance,tests/conformance/test_cyclonus_live.py)
+	$(if $(filter shared-veth-ipv4,$(MODE)-$(STACK)),TERWAY_CELLS=60 $(PYTHON) -m tests.kernel -k test_every_cell --timeout 800)
 
 SOAK_S ?= 1800
 soak: setup          ## SOAK_S=1800: pods come and go while everything goes wrong; SOAK_SEED=N repeats one
