@@ -380,7 +380,7 @@ def demonstrate(mode: Mode, stack: Stack = "ipv4", runtime: Runtime = "container
         click.echo(f"demo: needs root{' and ' + ', '.join(missing) if missing else ''}; see deploy/", err=True)
         return 1
     if lacking := demo_guest.lacking(mode):
-        return demo_guest.run(mode, stack, lacking)
+        return demo_guest.run(mode, stack, runtime, lacking)
     with socket.socket(socket.AF_UNIX) as alone:
         try:
             alone.bind(f"\0terway-lab-{NAME}")  # an abstract name is a lock that no crash leaves behind

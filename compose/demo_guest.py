@@ -1,8 +1,4 @@
-"""The demo of a mode that this machine's kernel cannot carry: the same demo, in a guest whose kernel can.
-
-Its pods are network namespaces, wired by CNI as containerd would do it: containerd and its shims, translated, would be
-most of what the guest does. Everything else is as it is here.
-"""
+"""The demo of a mode that this machine's kernel cannot carry: the same demo, in a guest whose kernel can."""
 
 import os
 import subprocess
@@ -12,38 +8,34 @@ from typing import Final
 
 import click
 
-from compose.guest.machine import Guest
+from compose.guest.machine import SLOWER, Guest
 from compose.guest.machine import run as run_in
-from compose.lab.record import Stack
-from compose.lab.waiting import PATIENCE
+from compose.lab.record import Runtime, Stack
 from services.eni_manager.adapters import kernel
 from services.eni_manager.core import preflight
 from shared.errors import SuiteError
 from shared.model import Mode
 
 GUEST: Final = Guest(cache=Path("build/guest"), timeout_s=1200.0, memory_mib=2048, processors=2)
-SLOWER: Final = "20"
-"""Times, at most, as long as here; it is about ten on a machine that does nothing else."""
 _SETUP: Final = Path(__file__).parents[1] / "deploy" / "guest-setup.sh"
-_IN_GUEST: Final = "TERWAY_GUEST"
 
 
 def lacking(mode: Mode) -> list[str]:
     """What this machine's kernel lacks for the mode; nothing in a guest, where the lab will say so."""
-    if _IN_GUEST in os.environ:
+    if "TERWAY_GUEST" in os.environ:
         return []
     return preflight.kernel_lacks(mode, kernel.known(preflight.NEEDS[mode]))
 
 
-def run(mode: Mode, stack: Stack, why: list[str]) -> int:
+def run(mode: Mode, stack: Stack, runtime: Runtime, why: list[str]) -> int:
     """The demo in a guest; its exit code."""
     click.echo(f"demo: this kernel has no {', no '.join(why)}: running in a guest that has (some minutes)", err=True)
     if subprocess.run([_SETUP], check=False).returncode != 0:
         click.echo(f"demo: {_SETUP} failed", err=True)
         return 1
-    command = [sys.executable, "-m", "compose.demo", "--mode", mode, "--stack", stack, "--runtime", "cni"]
+    command = [sys.executable, "-m", "compose.demo", "--mode", mode, "--stack", stack, "--runtime", runtime]
     try:
-        ended = run_in(GUEST, command, environment=dict(os.environ) | {_IN_GUEST: "1", PATIENCE: SLOWER})
+        ended = run_in(GUEST, command, environment=dict(os.environ) | SLOWER)
     except SuiteError as error:
         click.echo(f"demo: {error.message}", err=True)
         return 1

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from compose.guest.machine import Guest, run
+from compose.guest.machine import SLOWER, Guest, run
 from shared.errors import SuiteError
 
 
@@ -23,7 +23,7 @@ def main(
     """Run COMMAND on a guest kernel, with this machine's files; what it writes is forgotten."""
     guest = Guest(cache=cache, kept=keep, timeout_s=timeout_s, memory_mib=memory_mib, processors=processors)
     try:
-        ended = run(guest, command, environment=dict(os.environ))
+        ended = run(guest, command, environment=SLOWER | dict(os.environ))
     except SuiteError as error:
         sys.exit(f"guest: {error.message}")
     click.echo(f"guest: Linux {ended.kernel}, {ended.seconds:g} s, {ended.memory_mib} MiB", err=True)

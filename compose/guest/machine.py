@@ -28,6 +28,8 @@ TIMED_OUT: Final = 124
 """As timeout(1) says it."""
 _VIRTIOFSD: Final = ("/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd")
 """Debian 12's, in C, and the later one."""
+SLOWER: Final = {"TERWAY_GUEST": "1", "TERWAY_LAB_PATIENCE": "20"}
+"""For labs in a guest: they need not go into another one, and wait so many times as long, at most."""
 _SOCKET_S: Final = 20.0
 _LINUX: Final = (
     "console=ttyS0 quiet panic=-1 mitigations=off rcupdate.rcu_expedited=1 audit=0 apparmor=0 no_timer_check"
