@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from shared import log as logs
+from shared.errors import Internal, SuiteError
 from shared.health import Reporter
 
 log = logs.get(__name__)
@@ -53,7 +54,10 @@ class ReconcileLoop:
         try:
             await self._fn()
         except Exception as error:
-            log.exception("reconcile_failed", loop=self.name, retry_s=self._retry_s)
+            if isinstance(error, SuiteError) and not isinstance(error, Internal):  # said by who knows why: no bug
+                log.warning("reconcile_failed", loop=self.name, retry_s=self._retry_s, because=error.message)
+            else:
+                log.exception("reconcile_failed", loop=self.name, retry_s=self._retry_s)
             self.last_error = error
         else:
             self.last_error = None

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from shared.errors import Internal, Unavailable
 from shared.health import Health
 from shared.reconcile import ReconcileLoop
 
@@ -116,3 +117,16 @@ async def test_cancelling_a_run_ends_the_loop() -> None:
     async with running(runs):
         await asyncio.sleep(1)
     assert runs.times == [0]
+
+
+@pytest.mark.parametrize(("error", "level"), [(Unavailable("it hung up"), "WARNING"), (Internal("a bug"), "ERROR")])
+async def test_only_a_bug_is_told_with_its_story(
+    error: Exception, level: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fails() -> None:
+        raise error
+
+    async with running(fails):
+        await asyncio.sleep(1)
+    [said] = [record for record in caplog.records if record.msg == "reconcile_failed"]
+    assert (said.levelname, bool(said.exc_info)) == (level, level == "ERROR")

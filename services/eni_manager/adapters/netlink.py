@@ -40,6 +40,8 @@ from shared.netlink import Message as Frame
 ABSENT = (errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.EADDRNOTAVAIL, errno.EINVAL)
 """What the kernel answers when what is to go is not there (EINVAL: a qdisc that is not)."""
 _IS_SO = (errno.EEXIST,)
+_MENDED = (errno.EEXIST, errno.ENODEV)
+"""A link may end with its sandbox between a look and what the look leads to; nothing is missing on it then."""
 
 
 class Listing(msgspec.Struct, frozen=True):
@@ -149,7 +151,7 @@ class Stack:
             [(put if isinstance(change, Put) else drop)(change.item, _index(change.item, indices)) for change in kernel]
         )
         for position, refusal in sorted(outcome.refused.items()):
-            if refusal.errno not in (_IS_SO if isinstance(kernel[position], Put) else ABSENT):
+            if refusal.errno not in (_MENDED if isinstance(kernel[position], Put) else ABSENT):
                 raise refusal
         self._redirect(redirects, indices)
 

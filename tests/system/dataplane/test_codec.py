@@ -1,5 +1,6 @@
 """What is encoded is what the kernel understands: put in, listed, taken out, and judged by an independent decoder."""
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,7 +17,7 @@ from services.eni_manager.adapters import netns
 from services.eni_manager.adapters.netlink import Stack
 from services.eni_manager.adapters.netlink_socket import NetlinkError
 from services.eni_manager.adapters.netlink_values import put
-from services.eni_manager.core.wiring.difference import Drop
+from services.eni_manager.core.wiring.difference import Drop, Put
 from services.eni_manager.core.wiring.shaping import shaper
 from services.eni_manager.core.wiring.values import (
     Address,
@@ -113,6 +114,17 @@ def test_the_kernel_lists_what_was_put_and_forgets_what_was_dropped() -> None:
             assert listed(inside) == nothing
 
         run()
+
+
+@settings(max_examples=40, deadline=None)
+@given(ITEMS.filter(lambda item: not isinstance(item, Rule)))
+def test_a_link_may_end_between_the_look_and_the_mending(item: Item) -> None:
+    gone = 0x7FFFFFF0
+    with stack() as (inside, _):
+        inside.mend([Put(item)], {LINK: gone})
+        with pytest.raises(NetlinkError) as told:
+            inside.make([item], {LINK: gone})  # who plugs a sandbox wants to know
+        assert told.value.errno == errno.ENODEV
 
 
 JUDGES = {Address: ifaddrmsg, Route: rtmsg, Rule: fibmsg, Neighbour: ndmsg}
