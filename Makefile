@@ -1,14 +1,14 @@
 # `make demo` and `make test` do everything on a fresh Debian 12 machine, as root.
 PYTHON := .venv/bin/python
 
-.PHONY: demo test test-compose test-kernel setup lint unit system bench soak conformance replay nightly fuzz clean
+.PHONY: demo test crash test-compose test-kernel setup lint unit system bench soak conformance replay nightly fuzz clean
 
 MODE ?= shared-veth
 STACK ?= ipv4
 demo: setup          ## the main job, end to end, on the lab; MODE=vpc-route: in another mode; STACK=dual: with IPv6
 	$(PYTHON) -m compose.demo --mode $(MODE) --stack $(STACK)
 
-test: setup lint unit system  ## everything CI judges
+test: setup lint unit system  ## the test suite; `.ci/run` says what CI judges beside it
 
 setup:               ## Debian packages, uv, the locked virtual environment
 	@deploy/debian-setup.sh
@@ -22,8 +22,10 @@ lint:
 unit:                ## no namespaces, no lab; in another random order each time
 	.venv/bin/pytest -q -n 2 -m "not system and not lab and not crash and not compose"
 
-system:              ## network namespaces, labs, and kill -9 at every crash point (two labs share the points)
+system:              ## network namespaces and labs, with packets
 	.venv/bin/pytest -q -m "(system or lab) and not crash"
+
+crash: setup         ## kill -9 at every crash point, beside `make test`; two labs share the points
 	.venv/bin/pytest -q -n 2 -m crash
 
 test-compose: setup  ## each service in a container of its own, on a Docker engine of the test's own
