@@ -228,11 +228,13 @@ class Reloading(Generic[Config]):
         from shared.kube.recorder import Recorder, about_node
 
         text = f"the configuration on this node stays as it was: {'; '.join(problems)}"
-        async with KubeClient(node.kube) as client:
-            recorder = Recorder(client, component="terway-daemon", host=node.node_name)
-            once = hashlib.sha256(text.encode()).hexdigest()[:16]
-            recorder.warn(about_node(node.node_name), "ConfigError", text, once=once)
-            await recorder.flush()
+        # Somebody may be waiting to serve again: an API server that hangs must not keep them.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLUSTER_WAIT_S), KubeClient(node.kube) as client:
+                recorder = Recorder(client, component="terway-daemon", host=node.node_name)
+                once = hashlib.sha256(text.encode()).hexdigest()[:16]
+                recorder.warn(about_node(node.node_name), "ConfigError", text, once=once)
+                await recorder.flush()
 
     # ---- what the cluster says of this node (terway.md §2.4)
 
