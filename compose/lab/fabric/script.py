@@ -93,11 +93,14 @@ def _outside6(plan: Plan, address: Ip, device: str) -> list[str]:
     return [f"address add {address}{plan.outside_prefix6} dev {device} nodad"] if plan.outside_gateway6 else []
 
 
-def plug_link(port: Port, *, device: str, namespace: str) -> list[str]:
-    """ip: the link; its far end is born in the node, down, with the ENI's MAC."""
+def plug_link(port: Port, *, devices: str, namespace: str) -> list[str]:
+    """ip: the link; its far end is born in the node, down, with the ENI's MAC, as the first free one of `devices`.
+
+    The kernel chooses its number, as for hardware: whoever looked for a free one first would meet others' renames.
+    """
     gateway6 = port.subnet.gateway6
     return [
-        f"link add {port.eni} address {GATEWAY_MAC} type veth peer name {device} address {port.mac} netns {namespace}",
+        f"link add {port.eni} address {GATEWAY_MAC} type veth peer name {devices}%d address {port.mac} netns {namespace}",
         f"link set {port.eni} up",
         f"neighbour replace {NEXT_HOP} lladdr {port.mac} dev {port.eni} nud permanent",
         *([f"address add {gateway6}/128 dev {port.eni} nodad"] if gateway6 else []),

@@ -148,12 +148,11 @@ class VpcFabric:
 
     def _plug(self, port: Port, lines: list[str], primary: bool, prefix: str = "eth") -> None:
         namespace = self._nodes[port.node]
-        device = kernel.inside(namespace, functools.partial(_free_device, prefix))
         kernel.nft(lines)
-        kernel.ip(script.plug_link(port, device=device, namespace=namespace) + script.ways(None, port))
+        kernel.ip(script.plug_link(port, devices=prefix, namespace=namespace) + script.ways(None, port))
         kernel.write_sysctls(script.port_sysctls(port))
         if primary:
-            kernel.inside(namespace, lambda: kernel.ip(script.primary_interface(port, device)))
+            kernel.inside(namespace, functools.partial(_set_up_primary, port))
 
     async def unplug(self, eni: str) -> None:
         """Its device vanishes, wherever it is by now."""
@@ -167,10 +166,14 @@ class VpcFabric:
 
     def _link_gone(self, name: str) -> None:
         """An ENI that is still plugged in as far as the cloud is concerned comes home to its node."""
+        task = asyncio.get_running_loop().create_task(self._bring_home(name), name=f"home-{name}")
+        self._coming_home.add(task)
+        task.add_done_callback(self._came_home)
+
+    async def _bring_home(self, name: str) -> None:
+        """Asked when the task runs, not when it was made: in between, the cloud may have unplugged the ENI."""
         if (port := self.ports.get(name)) is not None and port.node in self._nodes:
-            task = asyncio.get_running_loop().create_task(self.inside_vpc(self._come_home, port), name=f"home-{name}")
-            self._coming_home.add(task)
-            task.add_done_callback(self._came_home)
+            await self.inside_vpc(self._come_home, port)
 
     def _came_home(self, task: asyncio.Task[None]) -> None:
         self._coming_home.discard(task)
@@ -316,6 +319,6 @@ def _device_names() -> set[str]:
     return {name for _, name in socket.if_nameindex()}
 
 
-def _free_device(prefix: str) -> str:
-    taken = _device_names()
-    return next(name for name in (f"{prefix}{i}" for i in range(len(taken) + 1)) if name not in taken)
+def _set_up_primary(port: Port) -> None:
+    [device] = (link.name for link in survey.links() if link.mac == port.mac)
+    kernel.ip(script.primary_interface(port, device))

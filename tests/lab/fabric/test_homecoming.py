@@ -54,6 +54,14 @@ async def test_an_eni_that_was_unplugged_stays_away(nodes: Nodes) -> None:
     assert await device(nodes) == []
 
 
+@pytest.mark.system
+async def test_an_eni_that_is_unplugged_while_its_departure_is_told_stays_away(nodes: Nodes) -> None:
+    nodes.fabric._link_gone(ETH1)  # as from the kernel's news; nobody has acted on them yet
+    await nodes.fabric.unplug(ETH1)
+    for _ in range(2):  # through the fabric's one thread, behind whatever the news have led to
+        assert await device(nodes) == []
+
+
 def told(kind: int, *attributes: tuple[int, bytes]) -> bytes:
     body = bytes(16) + b"".join(
         struct.pack("=HH", 4 + len(value), number) + value + bytes(-len(value) % 4) for number, value in attributes

@@ -163,5 +163,6 @@ async def eventually(question: Any, expected: Sequence[str] | str, *, within_s: 
     async with asyncio.timeout(within_s + 5):
         ends = asyncio.get_running_loop().time() + within_s
         while (found := await question()) != expected:  # the kernel offers no event for it
-            assert asyncio.get_running_loop().time() < ends, found
+            if asyncio.get_running_loop().time() >= ends:
+                assert found == expected
             await asyncio.sleep(0.05)
