@@ -100,7 +100,8 @@ def plug_link(port: Port, *, devices: str, namespace: str) -> list[str]:
     """
     gateway6 = port.subnet.gateway6
     return [
-        f"link add {port.eni} address {GATEWAY_MAC} type veth peer name {devices}%d address {port.mac} netns {namespace}",
+        f"link add {port.eni} address {GATEWAY_MAC} type veth"
+        f" peer name {devices}%d address {port.mac} netns {namespace}",
         f"link set {port.eni} up",
         f"neighbour replace {NEXT_HOP} lladdr {port.mac} dev {port.eni} nud permanent",
         *([f"address add {gateway6}/128 dev {port.eni} nodad"] if gateway6 else []),
