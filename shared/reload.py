@@ -32,7 +32,7 @@ Config = TypeVar("Config")
 LOOK_EVERY_S: Final = 5.0
 """How often the files are looked at: a ConfigMap's mount takes a minute to change anyway."""
 CLUSTER_WAIT_S: Final = 3.0
-"""How long a start waits for the API server before it goes by what was heard last."""
+"""How long the API server is waited for: a start then goes by what was heard last, and an event is not posted."""
 CLUSTER_RETRY_S: Final = 30.0
 """How often it is asked again after that."""
 PROVEN_AFTER_S: Final = 60.0
@@ -127,9 +127,10 @@ class Reloading(Generic[Config]):
         serve: Callable[[NodeConfig, Config, asyncio.Event], Awaitable[None]],
         *,
         look_every_s: float = LOOK_EVERY_S,
+        cluster_wait_s: float = CLUSTER_WAIT_S,
     ) -> None:
         self._name, self._source, self._settled, self._serve = name, source, settled, serve
-        self._look_every_s = look_every_s
+        self._look_every_s, self._cluster_wait_s = look_every_s, cluster_wait_s
         self._former: Settled[Config] | None = None
         self._next: Settled[Config] | None = None
         self._changed = asyncio.Event()
@@ -230,7 +231,7 @@ class Reloading(Generic[Config]):
         text = f"the configuration on this node stays as it was: {'; '.join(problems)}"
         # Somebody may be waiting to serve again: an API server that hangs must not keep them.
         with suppress(TimeoutError):
-            async with asyncio.timeout(CLUSTER_WAIT_S), KubeClient(node.kube) as client:
+            async with asyncio.timeout(self._cluster_wait_s), KubeClient(node.kube) as client:
                 recorder = Recorder(client, component="terway-daemon", host=node.node_name)
                 once = hashlib.sha256(text.encode()).hexdigest()[:16]
                 recorder.warn(about_node(node.node_name), "ConfigError", text, once=once)
@@ -261,7 +262,7 @@ class Reloading(Generic[Config]):
         from shared.kube.node_conf import fetch_patch
 
         try:
-            async with asyncio.timeout(CLUSTER_WAIT_S), KubeClient(node.kube) as client:
+            async with asyncio.timeout(self._cluster_wait_s), KubeClient(node.kube) as client:
                 patch = await fetch_patch(client, node.node_name, self._source.env.get("POD_NAMESPACE", "kube-system"))
         except ConfigError:
             raise

@@ -5,7 +5,7 @@ import json
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -55,9 +55,13 @@ class Service:
         await stop.wait()
 
     @asynccontextmanager
-    async def running(self, *, patched: bool = False, look_every_s: float = 0.01) -> AsyncIterator[Reloading[Own]]:
+    async def running(
+        self, *, patched: bool = False, look_every_s: float = 0.01, cluster_wait_s: float = 10.0
+    ) -> AsyncIterator[Reloading[Own]]:
         source = Source(self.file, {}, read, patched=patched)
-        reloading = Reloading("ipam", source, source.settle(), self.serve, look_every_s=look_every_s)
+        reloading = Reloading(
+            "ipam", source, source.settle(), self.serve, look_every_s=look_every_s, cluster_wait_s=cluster_wait_s
+        )
         running = asyncio.create_task(reloading.run(self.stop))
         try:
             await until(lambda: bool(self.served) or running.done())
@@ -222,6 +226,52 @@ async def test_out_of_reach_what_was_heard_last_counts(service: Service, cluster
         {"max_pool_size": 6},
         ["node_patch.json"],
     )
+
+
+@pytest.fixture
+def hanging(cluster: Cluster) -> Iterator[Callable[[], str]]:
+    """The API server's port takes connections and answers nobody; says what it was asked first."""
+    with socket.create_server(("127.0.0.1", cluster.port)) as listening:
+
+        def asked() -> str:
+            with listening.accept()[0] as connection:
+                return connection.recv(1000).decode().partition(" HTTP")[0]
+
+        listening.settimeout(10)
+        yield asked
+
+
+async def test_a_hanging_cluster_does_not_keep_a_service_from_starting(
+    service: Service, hanging: Callable[[], str]
+) -> None:
+    async with service.running(patched=True, cluster_wait_s=0.05):
+        pass
+    assert [conf.max_pool_size for conf in service.served] == [5]
+    assert hanging() == "GET /api/v1/nodes/n1"
+
+
+async def test_a_hanging_cluster_does_not_keep_the_former_configuration_from_serving(
+    service: Service, hanging: Callable[[], str]
+) -> None:
+    service.refuses = lambda conf: conf.max_pool_size == 6
+    async with service.running(cluster_wait_s=0.05) as reloading:
+        service.write({"max_pool_size": 6})
+        await until(lambda: len(service.served) == 2)
+        assert reloading.status.problems == ["the port is taken; the former configuration serves again"]
+    assert service.served[1] == service.served[0]
+    assert hanging() == "POST /api/v1/namespaces/default/events", "it did try to say so"
+
+
+async def test_a_hanging_cluster_does_not_keep_a_good_change_waiting(
+    service: Service, hanging: Callable[[], str]
+) -> None:
+    async with service.running(cluster_wait_s=0.05) as reloading:
+        service.write("{")
+        await until(lambda: bool(reloading.status.problems))
+        service.write({"max_pool_size": 7})
+        await until(lambda: len(service.served) == 2)
+        assert not reloading.status.problems
+    assert hanging() == "POST /api/v1/namespaces/default/events", "it did try to say so"
 
 
 def test_secrets_are_no_part_of_what_is_said() -> None:
