@@ -31,6 +31,8 @@ LABEL = "terway-lab"
 _POLLS = ("wait_eni_status", "wait_route_entry", "meta_assign_private_ip", "wait_eni_ip_removed", "eni_delete_confirm")
 _IMPATIENT = {"Duration": "50ms", "Factor": 1.5, "Jitter": 0.2, "Steps": 30, "Cap": "1s"}
 """terway.md §6.8: how often to ask whether the cloud has done what it promised."""
+_UNCROWDED = {"Duration": "1s", "Factor": 1.3, "Cap": "2s"}
+"""The pace of a node whose calls the account refuses: TABLE is for a hundred nodes, a lab has a few."""
 
 _CONFLIST = {
     # What containerd 1.6 speaks; a runtime that knows more takes the highest (CNI spec section 1).
@@ -90,10 +92,14 @@ def config_of(node: NodeLayout, facts: NodeFacts, options: Options, about: dict[
             "vswitches": {facts.zone: [facts.vswitch]},
             "security_group": about["security_groups"][0],
             "service_cidr": str(SERVICE_CIDR),
-            # The real cloud's patience would only make a quick cloud slow.
-            "backoff_override": {} if options.delays == "real" else dict.fromkeys(_POLLS, _IMPATIENT),
+            "backoff_override": _backoffs(options),
         },
     }
+
+
+def _backoffs(options: Options) -> dict[str, Any]:
+    """The real cloud's patience would only make a quick cloud slow."""
+    return {} if options.delays == "real" else {**dict.fromkeys(_POLLS, _IMPATIENT), "throttled": _UNCROWDED}
 
 
 async def start(

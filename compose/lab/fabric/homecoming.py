@@ -7,11 +7,12 @@ with it, and makes the cable again, with the near end in the node: for the node 
 What is lost beyond a real homecoming is the device's MTU, and what was on the wire.
 """
 
-import asyncio
 import errno
 import socket
 import struct
 from collections.abc import Callable
+
+from compose.lab.fabric.listening import Listening
 
 _LINK_GROUP = 1
 _DELLINK = 17
@@ -21,30 +22,17 @@ _LINK_HEADER = 16
 _ATTRIBUTE = struct.Struct("=HH")
 
 
-class Departures:
-    """Tells of links that have gone from the namespace that `listen` was called in; from `open` to `close`."""
+class Departures(Listening):
+    """Tells of links that have gone from the namespace that `listen` was called in, from `open` to `close`."""
 
     def __init__(self, gone: Callable[[str], None], lost_count: Callable[[], None]) -> None:
         """`gone` is told a link's name; `lost_count`, that some may have gone unheard."""
         self._gone, self._lost_count = gone, lost_count
-        self._socket: socket.socket | None = None
 
-    def open(self, listening: socket.socket) -> None:
-        """`listening` is what `listen` made."""
-        self._socket = listening
-        asyncio.get_running_loop().add_reader(listening, self._read)
-
-    def close(self) -> None:
-        """May be repeated."""
-        if self._socket is not None:
-            asyncio.get_running_loop().remove_reader(self._socket)
-            self._socket.close()
-            self._socket = None
-
-    def _read(self) -> None:
-        assert self._socket is not None
+    def read(self, listening: socket.socket) -> None:
+        """Datagrams of rtnetlink."""
         try:
-            data = self._socket.recv(1 << 16)
+            data = listening.recv(1 << 16)
         except OSError as lost:
             if lost.errno == errno.ENOBUFS:
                 self._lost_count()

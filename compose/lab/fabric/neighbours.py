@@ -5,13 +5,13 @@ to be on the link learns that everybody in it has the router's MAC. Not answered
 without an address (it looks for duplicates). Gateways are the kernel's: no pod that leaves by its gateway needs us.
 """
 
-import asyncio
 import ctypes
 import socket
 import struct
 from collections.abc import Mapping
 from ipaddress import IPv6Address, IPv6Network
 
+from compose.lab.fabric.listening import Listening
 from compose.lab.fabric.port import Port
 
 _ETH_P_IPV6 = 0x86DD
@@ -24,32 +24,19 @@ _LINK_LAYER_ADDRESS = bytes((2, 1))
 """Target link-layer address, one unit of eight bytes."""
 
 
-class Neighbours:
+class Neighbours(Listening):
     """Runs from `open` to `close`, on the running event loop. `ports` is read at each question."""
 
     def __init__(self, ports: Mapping[str, Port], mac: str) -> None:
         self._ports = ports
         self._mac = bytes.fromhex(mac.replace(":", ""))
-        self._socket: socket.socket | None = None
 
-    def open(self, listening: socket.socket) -> None:
-        """`listening` is what `listen` made in the router's namespace."""
-        self._socket = listening
-        asyncio.get_running_loop().add_reader(listening, self._read)
-
-    def close(self) -> None:
-        """May be repeated."""
-        if self._socket is not None:
-            asyncio.get_running_loop().remove_reader(self._socket)
-            self._socket.close()
-            self._socket = None
-
-    def _read(self) -> None:
-        assert self._socket is not None
+    def read(self, listening: socket.socket) -> None:
+        """IPv6 packets, by an AF_PACKET socket."""
         try:
-            packet, (device, _, direction, _, sender) = self._socket.recvfrom(2048)
+            packet, (device, _, direction, _, sender) = listening.recvfrom(2048)
             if direction != _OUTGOING and (reply := self.answer(device, packet)):
-                self._socket.sendto(reply, (device, _ETH_P_IPV6, 0, 0, sender))
+                listening.sendto(reply, (device, _ETH_P_IPV6, 0, 0, sender))
         except OSError:
             pass  # the device has gone meanwhile, and who asked with it
 
