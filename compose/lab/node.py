@@ -16,6 +16,7 @@ from compose.lab.waiting import until
 from services.cni_shim.config import GatewayConfig
 from services.cni_shim.install import install
 from services.eni_manager.core.preflight import OPEN_MODES
+from shared.backoff import TABLE, Backoff
 from shared.config import load, load_node
 from shared.errors import Conflict, NotFound
 from shared.kube.client import KubeClient
@@ -31,8 +32,8 @@ LABEL = "terway-lab"
 _POLLS = ("wait_eni_status", "wait_route_entry", "meta_assign_private_ip", "wait_eni_ip_removed", "eni_delete_confirm")
 _IMPATIENT = {"Duration": "50ms", "Factor": 1.5, "Jitter": 0.2, "Steps": 30, "Cap": "1s"}
 """terway.md §6.8: how often to ask whether the cloud has done what it promised."""
-_UNCROWDED = {"Duration": "1s", "Factor": 1.3, "Cap": "2s"}
-"""The pace of a node whose calls the account refuses: TABLE is for a hundred nodes, a lab has a few."""
+_RETRIES = ("throttled", "eni_create", "eni_ops", "eni_ip_ops", "eni_release")
+"""How long a refused call waits for its next attempt; a lab's is a tenth of that."""
 
 _CONFLIST = {
     # What containerd 1.6 speaks; a runtime that knows more takes the highest (CNI spec section 1).
@@ -99,7 +100,17 @@ def config_of(node: NodeLayout, facts: NodeFacts, options: Options, about: dict[
 
 def _backoffs(options: Options) -> dict[str, Any]:
     """The real cloud's patience would only make a quick cloud slow."""
-    return {} if options.delays == "real" else {**dict.fromkeys(_POLLS, _IMPATIENT), "throttled": _UNCROWDED}
+    if options.delays == "real":
+        return {}
+    return {**dict.fromkeys(_POLLS, _IMPATIENT), **{name: _tenth(TABLE[name]) for name in _RETRIES}}
+
+
+def _tenth(backoff: Backoff) -> dict[str, Any]:
+    """As often as `backoff`, in a tenth of the time, as eni_conf has it."""
+    given = {"Duration": f"{backoff.initial_s / 10:g}s", "Factor": backoff.factor, "Jitter": backoff.jitter}
+    if backoff.cap_s is not None:
+        given["Cap"] = f"{backoff.cap_s / 10:g}s"
+    return given if backoff.steps is None else {**given, "Steps": backoff.steps}
 
 
 async def start(
