@@ -195,7 +195,7 @@ class Control:
         return _json(await self._faults.add(await _body(request, Fault)))
 
     async def _clear_faults(self, request: web.Request) -> web.Response:
-        return _json(self._faults.clear(request.query.getall("id", [])))
+        return _json(await self._faults.clear(request.query.getall("id", [])))
 
     async def _get_limits(self, request: web.Request) -> web.Response:
         return _json(self._cloud.api.throttle.limits)

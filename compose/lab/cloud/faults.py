@@ -7,14 +7,14 @@ import msgspec
 from compose.lab.cloud.cloud import Cloud
 from compose.lab.cloud.core.errors import CloudError
 from compose.lab.cloud.core.faults import KUBERNETES, OUTSIDE, Fault
-from compose.lab.kubeapi import KubeApi
+from compose.lab.cloud.kubernetes import KubeServer
 from compose.lab.kubeapi.status import Refusal
 
 
 class FaultDesk:
     """`kube` None: the API server is not the lab's own, and nothing can go wrong with it on purpose."""
 
-    def __init__(self, cloud: Cloud, kube: KubeApi | None = None) -> None:
+    def __init__(self, cloud: Cloud, kube: KubeServer | None = None) -> None:
         self._cloud = cloud
         self._kube = kube
         self._of_kube: list[Fault] = []
@@ -26,19 +26,19 @@ class FaultDesk:
             await self._from_outside(fault)
             return fault
         if fault.action == KUBERNETES:
-            return self._of_kubernetes(fault)
+            return await self._of_kubernetes(fault)
         return self._cloud.spoil(fault)
 
     def in_force(self) -> list[Fault]:
         """Oldest first, the Kubernetes API's last."""
         return [*self._cloud.faults.list(), *self._of_kube]
 
-    def clear(self, ids: Iterable[str] = ()) -> list[Fault]:
+    async def clear(self, ids: Iterable[str] = ()) -> list[Fault]:
         """These end; none named: all. Returns those that were in force."""
         wanted = set(ids)
         gone = [f for f in self._of_kube if not wanted or f.id in wanted]
         self._of_kube = [f for f in self._of_kube if f not in gone]
-        self._settle_kubernetes()
+        await self._settle_kubernetes()
         return [*self._cloud.faults.clear(wanted), *gone]
 
     async def _from_outside(self, fault: Fault) -> None:
@@ -56,26 +56,30 @@ class FaultDesk:
             unassign(holder.id, now, [fault.target])
         await self._cloud.world.settle()
 
-    def _of_kubernetes(self, fault: Fault) -> Fault:
+    async def _of_kubernetes(self, fault: Fault) -> Fault:
         if self._kube is None:
             raise CloudError("UnsupportedOperation", "the API server is not the lab's own")
         self._added += 1
         fault = msgspec.structs.replace(fault, id=fault.id or f"k{self._added}")
         if fault.kind == "compacted":
-            self._kube.compact()
+            self._kube.kube.compact()
         elif fault.kind == "error":
-            self._kube.faults.refuse(Refusal(fault.status, fault.code, fault.message), times=fault.times or 1)
+            self._kube.kube.faults.refuse(Refusal(fault.status, fault.code, fault.message), times=fault.times or 1)
         else:
             self._of_kube.append(fault)
-            self._settle_kubernetes()
+            await self._settle_kubernetes()
         return fault
 
-    def _settle_kubernetes(self) -> None:
+    async def _settle_kubernetes(self) -> None:
         if self._kube is None:
             return
-        knobs = self._kube.faults
+        knobs = self._kube.kube.faults
         knobs.delay_s = max((f.delay_s for f in self._of_kube if f.kind == "slow"), default=0.0)
         if any(f.kind == "cut_off" for f in self._of_kube):
             knobs.go_away()
         else:
             knobs.come_back()
+        if any(f.kind == "down" for f in self._of_kube):
+            await self._kube.stop()
+        else:
+            await self._kube.start()

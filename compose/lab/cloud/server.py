@@ -20,6 +20,7 @@ from compose.lab.cloud.core.account import Account, Layout
 from compose.lab.cloud.core.faults import Fault
 from compose.lab.cloud.core.model import AccessKey, Delays
 from compose.lab.cloud.faults import FaultDesk
+from compose.lab.cloud.kubernetes import KubeServer
 from compose.lab.fabric import names
 from compose.lab.fabric.capture import Captures
 from compose.lab.fabric.port import Subnet
@@ -147,24 +148,40 @@ async def _running(options: Options) -> AsyncIterator[About]:
         api = _application(openapi.routes(cloud))
         who = metadata.by_source(cloud)
         described = _application(metadata.routes(cloud, who, token_required=options.metadata_token_required))
-        kube = KubeApi(tokens={token: SERVICE_ACCOUNT}) if options.kubeconfig is None else None
+        kube = _kube_server(options, token, fabric) if options.kubeconfig is None else None
         faults = FaultDesk(cloud, kube)
         control = Control(cloud, fabric, captures, about, faults).application()
         await opened.enter_async_context(_site(api, await fabric.listen(OPENAPI, 80)))
         await opened.enter_async_context(_site(described, await fabric.listen(METADATA, 80)))
-        kubernetes = [await fabric.listen(KUBERNETES, KUBERNETES_PORT), _unix(folder / "kube.sock")]
         if kube is not None:
-            kubernetes.append(on_machine := socket.create_server(("127.0.0.1", 0)))
-            await opened.enter_async_context(kube.serving(kubernetes))
-            server = f"http://127.0.0.1:{on_machine.getsockname()[1]}"
-            kubeconfig.write(folder / KUBECONFIG_FILE, lab=options.lab, server=server)
+            opened.push_async_callback(kube.stop)
+            await kube.start()
         else:
             assert options.kubeconfig is not None
+            kubernetes = [await fabric.listen(KUBERNETES, KUBERNETES_PORT), _unix(folder / "kube.sock")]
             await opened.enter_async_context(kubeproxy.serving(kubernetes, kubeproxy.read(options.kubeconfig)))
         await opened.enter_async_context(_site(control, _unix(folder / "cloud.sock")))
         for fault in options.faults:
             await faults.add(fault)
         yield about
+
+
+def _kube_server(options: Options, token: str, fabric: VpcFabric) -> KubeServer:
+    """The lab's own: in the VPC, behind a Unix socket, and for kubectl by a loopback port of the machine, which it
+    keeps from start to start unless somebody has taken it meanwhile; the kubeconfig says which."""
+    folder, port = options.state_dir, 0
+
+    async def listen() -> list[socket.socket]:
+        nonlocal port
+        try:
+            on_machine = socket.create_server(("127.0.0.1", port))
+        except OSError:
+            on_machine = socket.create_server(("127.0.0.1", 0))
+        port = on_machine.getsockname()[1]
+        kubeconfig.write(folder / KUBECONFIG_FILE, lab=options.lab, server=f"http://127.0.0.1:{port}")
+        return [await fabric.listen(KUBERNETES, KUBERNETES_PORT), _unix(folder / "kube.sock"), on_machine]
+
+    return KubeServer(KubeApi(tokens={token: SERVICE_ACCOUNT}), listen)
 
 
 def _application(routes: list[web.RouteDef]) -> web.Application:

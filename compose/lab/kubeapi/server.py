@@ -59,11 +59,12 @@ class KubeApi:
         self._news = asyncio.Event()
         self.api = Api(self.store, now=_now, new_uid=lambda: str(uuid.uuid4()), chance=random.random)
         self.faults = Faults()
+        self._runners: list[web.AppRunner] = []
         self._bookmark_s = bookmark_s
         self._tokens = tokens
 
     def application(self) -> web.Application:
-        """All of it as an aiohttp application; one per KubeApi."""
+        """All of it as an aiohttp application; one at a time per KubeApi."""
         app = web.Application(client_max_size=MAX_BODY)
         app.router.add_route("*", "/{path:.*}", self._handle)
         app.on_shutdown.append(self._end_watches)
@@ -75,12 +76,22 @@ class KubeApi:
         # A watcher that leaves ends its watch at once, not at the next thing there would be to tell it.
         runner = web.AppRunner(self.application(), access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
         await runner.setup()
+        self.faults.closing = False
+        self._runners.append(runner)
         try:
             for listening in sockets:
                 await web.SockSite(runner, listening).start()
             yield
         finally:
+            self._runners.remove(runner)
             await runner.cleanup()
+
+    def hang_up(self) -> None:
+        """Break every connection, as the end of a process does."""
+        for runner in self._runners:
+            for connection in runner.server.connections if runner.server else ():
+                if connection.transport is not None:
+                    connection.transport.abort()
 
     def compact(self) -> None:
         """Forget the past: watches that resume from before get 410."""

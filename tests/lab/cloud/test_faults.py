@@ -2,6 +2,7 @@
 
 import json
 import random
+import socket
 from collections.abc import AsyncIterator
 
 import aiohttp
@@ -14,6 +15,7 @@ from compose.lab.cloud.core.errors import CloudError
 from compose.lab.cloud.core.faults import KINDS, FaultPlan
 from compose.lab.cloud.core.model import DELAYS, EniStatus, Instance
 from compose.lab.cloud.faults import FaultDesk
+from compose.lab.cloud.kubernetes import KubeServer
 from compose.lab.kubeapi import KubeApi
 
 MACS = "network/interfaces/macs"
@@ -139,13 +141,29 @@ async def test_hands_from_outside(site: Site) -> None:
 
 
 async def test_knobs_of_the_api_server(site: Site) -> None:
-    kube = KubeApi()
-    desk = FaultDesk(site.cloud, kube)
+    kube, listening = KubeApi(), list[socket.socket]()
+
+    async def listen() -> list[socket.socket]:
+        listening.append(socket.create_server(("127.0.0.1", 0)))
+        return listening[-1:]
+
+    server = KubeServer(kube, listen)
+    await server.start()
+    desk = FaultDesk(site.cloud, server)
     slow = await desk.add(Fault("kubernetes", kind="slow", delay_s=0.5))
     slower = await desk.add(Fault("kubernetes", kind="slow", delay_s=0.9))
     assert kube.faults.delay_s == 0.9 and desk.in_force() == [slow, slower]
-    desk.clear([slower.id])
+    await desk.clear([slower.id])
     assert kube.faults.delay_s == 0.5
-    assert desk.clear() == [slow] and kube.faults.delay_s == 0
+    assert await desk.clear() == [slow] and kube.faults.delay_s == 0
+    assert len(listening) == 1 and listening[0].fileno() >= 0
+    down = await desk.add(Fault("kubernetes", kind="down"))
+    assert listening[0].fileno() < 0
+    also = await desk.add(Fault("kubernetes", kind="down"))
+    await desk.clear([down.id])
+    assert len(listening) == 1, "somebody else still wants it down"
+    await desk.clear([also.id])
+    assert len(listening) == 2 and listening[1].fileno() >= 0
+    await server.stop()
     with pytest.raises(CloudError, match="not the lab's own"):
         await FaultDesk(site.cloud).add(Fault("kubernetes", kind="cut_off"))

@@ -338,6 +338,48 @@ async def test_the_api_server_can_be_cut_off_slow_and_refusing(lab: Lab) -> None
             assert b"Expired" in await answer.content.readline() or answer.status == 410
 
 
+async def test_the_api_server_ends_and_starts_again(lab: Lab) -> None:
+    """Its ports are closed and its watches broken, not finished; then who comes back goes on from where he was, unless
+    the past was forgotten meanwhile."""
+    assert lab.about is not None
+    file = lab.folder / "kubeconfig"
+    on_machine = file.read_text().partition('server: "')[2].partition('"')[0]
+    unix = aiohttp.UnixConnector(lab.about.kubernetes_socket)
+    async with aiohttp.ClientSession() as tcp, aiohttp.ClientSession(connector=unix) as session:
+
+        async def listed() -> str:
+            async with session.get("http://k/api/v1/namespaces") as answer:
+                return str((await answer.json())["metadata"]["resourceVersion"])
+
+        async def made(name: str) -> None:
+            body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
+            async with session.post("http://k/api/v1/namespaces", json=body) as answer:
+                assert answer.status == 201
+
+        version = await listed()
+        watch = f"http://k/api/v1/namespaces?watch=1&resourceVersion={version}"
+        async with session.get(watch) as running:
+            _, down = await lab.control("POST", "/faults", {"action": "kubernetes", "kind": "down"})
+            with pytest.raises(aiohttp.ClientError):
+                await running.content.read()
+        with pytest.raises(aiohttp.ClientConnectorError):
+            await listed()
+        with pytest.raises(aiohttp.ClientConnectorError):
+            await tcp.get(f"{on_machine}/version")
+        await lab.control("DELETE", f"/faults?id={down['id']}")
+        await made("after")
+        async with session.get(watch) as resumed:
+            assert b'"after"' in await resumed.content.readline()
+        async with tcp.get(f"{file.read_text().partition('server: ')[2].split(chr(34))[1]}/version") as answer:
+            assert answer.status == 200
+        await lab.control("POST", "/faults", {"action": "kubernetes", "kind": "down"})
+        await lab.control("POST", "/faults", {"action": "kubernetes", "kind": "compacted"})
+        await lab.control("DELETE", "/faults")
+        async with session.get(watch) as forgotten:
+            assert b"Expired" in await forgotten.content.readline() or forgotten.status == 410
+        assert int(await listed()) > int(version)
+
+
 @pytest.mark.parametrize(
     ("method", "path", "body", "status", "word"),
     [

@@ -10,7 +10,7 @@ from msgspec import Meta
 # fmt: off
 Kind = Literal[
     "error", "delay", "lost_answer", "lost_effect", "stale", "empty", "never", "late",
-    "cut_off", "slow", "compacted", "detach", "unassign",
+    "cut_off", "down", "slow", "compacted", "detach", "unassign",
 ]
 # fmt: on
 
@@ -19,7 +19,7 @@ METADATA, DEVICE, KUBERNETES, OUTSIDE = "metadata", "device", "kubernetes", "out
 KINDS: dict[str, frozenset[str]] = {
     METADATA: frozenset({"error", "delay", "stale", "empty"}),
     DEVICE: frozenset({"never", "late"}),
-    KUBERNETES: frozenset({"error", "cut_off", "slow", "compacted"}),
+    KUBERNETES: frozenset({"error", "cut_off", "down", "slow", "compacted"}),
     OUTSIDE: frozenset({"detach", "unassign"}),
     "": frozenset({"error", "delay", "lost_answer", "lost_effect", "stale"}),
 }
@@ -38,8 +38,9 @@ class Fault(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Of the metadata service: `error` (`status`), `delay`, `stale` as above, `empty`: 200 with nothing in it; `path`
     is a pattern of what is asked for. Of a network interface's device: `never` appears, or `late`, after `delay_s`.
-    Of the Kubernetes API: `error` for the next `times` requests, and until it is cleared `cut_off` or `slow` by
-    `delay_s`; `compacted`: its past is forgotten, now. From `outside`, now: `detach` the interface `target`, or
+    Of the Kubernetes API: `error` for the next `times` requests, and until it is cleared `cut_off` (connections are
+    taken and broken), `down` (its process has ended, its ports are closed; clearing starts it) or `slow` by `delay_s`;
+    `compacted`: its past is forgotten, now. From `outside`, now: `detach` the interface `target`, or
     `unassign` the address `target`.
     """
 
