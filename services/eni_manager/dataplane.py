@@ -25,7 +25,8 @@ from msgspec.structs import replace
 
 from services.eni_manager.adapters.ipvlan_plumbing import plumbing
 from services.eni_manager.adapters.netlink_monitor import wait_for_link
-from services.eni_manager.adapters.netlink_plumbing import Plumbing, Reaper
+from services.eni_manager.adapters.netlink_plumbing import Plumbing
+from services.eni_manager.adapters.reaper import Reaper
 from services.eni_manager.core.wiring.marks import mac_of
 from services.eni_manager.core.wiring.standing import SeenLink
 from services.eni_manager.core.wiring.values import EniLink, Node

@@ -21,7 +21,7 @@ from services.eni_manager.adapters.netlink_links import (
     rename_link,
     set_link,
 )
-from services.eni_manager.adapters.netlink_plumbing import Plumbing, Repaired
+from services.eni_manager.adapters.netlink_plumbing import Plumbing, Repaired, link_in
 from services.eni_manager.adapters.netlink_socket import NetlinkError
 from services.eni_manager.core.wiring.difference import Change, Drop, changes
 from services.eni_manager.core.wiring.exclusive import IFB
@@ -102,12 +102,12 @@ class IpvlanPlumbing(Plumbing):
             own = self._host.link(wiring.veth.host)
             if own is None or own.kind != KIND:
                 self._ensure_uplink(eni, wiring.uplink)
-                own = self._there(self._host, wiring.veth.host)
+                own = link_in(self._host, wiring.veth.host)
             crashpoint("eni.ipvlan.before_slave")
             # Under the lease's own name first: what has that name and no alias is ours, and half made.
             self._host.send(create_ipvlan(lease.host_link, eni.index, wiring.veth.mtu, netns_fd=netns_fd)).expect()
             crashpoint("eni.ipvlan.after_slave")
-            slave = self._there(pod, lease.host_link)
+            slave = link_in(pod, lease.host_link)
             pod.send(alias_link(slave.index, wiring.veth.alias)).expect()
             crashpoint("eni.ipvlan.after_alias")
             pod.send(rename_link(slave.index, wiring.veth.pod)).expect()
@@ -118,21 +118,18 @@ class IpvlanPlumbing(Plumbing):
             crashpoint("eni.ipvlan.after_sandbox")
             return wiring
 
-    def check(self, lease: Lease, netns_path: str, mtu: int | None) -> list[str]:
-        """What differs from what the lease wants, one sentence each."""
+    def _amiss_on_node(self, lease: Lease, wiring: Wiring) -> list[str]:
         if lease.mode is not Mode.SHARED_IPVLAN:
-            return super().check(lease, netns_path, mtu)
-        try:
-            with self._pod(netns_path) as (pod, _):
-                wiring = self._wiring(lease, mtu)
-                side = Side.of((*wiring.uplink.items, *wiring.host.items))
-                problems = [f"node: {change}" for change in self._host_changes(_eni(wiring), side)]
-                seen = pod.link(wiring.veth.pod)
-                if seen is not None and not serves(seen, lease.eni_mac):
-                    problems.append(f"sandbox: link {seen.name} is not on the ENI with MAC {lease.eni_mac}")
-                return problems + [f"sandbox: {change}" for change in self._differences(pod, wiring.pod)]
-        except NotFound as missing:
-            return [missing.message]
+            return super()._amiss_on_node(lease, wiring)
+        side = Side.of((*wiring.uplink.items, *wiring.host.items))
+        return [str(change) for change in self._host_changes(_eni(wiring), side)]
+
+    def _amiss_inside(self, lease: Lease, wiring: Wiring, pod: Stack) -> list[str]:
+        problems = super()._amiss_inside(lease, wiring, pod)
+        seen = pod.link(wiring.veth.pod) if lease.mode is Mode.SHARED_IPVLAN else None
+        if seen is not None and not serves(seen, lease.eni_mac):
+            problems.append(f"link {seen.name} is not on the ENI with MAC {lease.eni_mac}")
+        return problems
 
     def disconnect(
         self,
@@ -251,7 +248,7 @@ class IpvlanPlumbing(Plumbing):
     def _furnish(self, wiring: Wiring, pod: Stack) -> None:
         """Everything inside the sandbox. Unavailable: an address is still on the slave of one that is ending."""
         try:
-            pod.make(wiring.pod.items, {link.name: self._there(pod, link.name).index for link in wiring.pod.links})
+            pod.make(wiring.pod.items, {link.name: link_in(pod, link.name).index for link in wiring.pod.links})
         except NetlinkError as refused:
             if refused.errno != errno.EADDRINUSE:
                 raise
@@ -302,13 +299,6 @@ class IpvlanPlumbing(Plumbing):
         found: list[Change] = [Drop(route) for route in self._pod_routes() if route.to in unwanted]
         self._mend_host(found)
         return bool(found)
-
-    @staticmethod
-    def _there(stack: Stack, name: str) -> SeenLink:
-        link = stack.link(name)
-        if link is None:  # its namespace ended under us
-            raise Unavailable(f"link {name} vanished while it was being set up")
-        return link
 
 
 def _eni(wiring: Wiring) -> EniLink:

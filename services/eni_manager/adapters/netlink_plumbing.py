@@ -8,36 +8,30 @@ An ENI that a pod has to itself goes in after the veth, which says whose it is, 
 Runs in one thread of its own: it enters namespaces, and the kernel lets only one at a time change links anyway.
 """
 
-import os
-import time
 from collections.abc import Collection, Iterable, Iterator, Set
 from contextlib import ExitStack, contextmanager, suppress
 
 import msgspec
 
-from services.eni_manager.adapters import netns, nft
+from services.eni_manager.adapters import netns
 from services.eni_manager.adapters.netlink import ABSENT, Stack
 from services.eni_manager.adapters.netlink_links import (
     alias_link,
     create_veth,
     delete_link,
-    delete_retired,
     retire_link,
 )
+from services.eni_manager.adapters.netlink_node import NodeSide, links_of
 from services.eni_manager.adapters.netlink_values import forget_rule
-from services.eni_manager.adapters.nics import Nics, is_nic
+from services.eni_manager.adapters.nics import is_nic
+from services.eni_manager.adapters.settling import wait_until_it_listens, wait_until_it_sends
 from services.eni_manager.core.wiring import WITHOUT_ENI, wire
 from services.eni_manager.core.wiring.difference import Change, Drop, Put, changes, stale_rules
 from services.eni_manager.core.wiring.exclusive import IFB, host_peer
-from services.eni_manager.core.wiring.exclusive import masquerade as exclusive_masquerade
-from services.eni_manager.core.wiring.exclusive import without_masquerade as exclusive_nothing
 from services.eni_manager.core.wiring.marks import alias_of, key_of
 from services.eni_manager.core.wiring.standing import SeenLink, Standing, belongs, is_retired, stand
-from services.eni_manager.core.wiring.symmetric import ruleset, symmetric, without_ruleset
 from services.eni_manager.core.wiring.values import (
-    EniLink,
     Item,
-    Node,
     Priority,
     Route,
     Rule,
@@ -46,16 +40,11 @@ from services.eni_manager.core.wiring.values import (
     Wiring,
     link_of,
 )
-from services.eni_manager.core.wiring.veth import host_cidr, uplink
-from services.eni_manager.core.wiring.vpc_route import Nat, masquerade
+from services.eni_manager.core.wiring.veth import host_cidr
 from shared.contracts.ipam import Lease
 from shared.crashpoint import crashpoint
 from shared.errors import Conflict, NotFound, Unavailable
-from shared.model import AttachmentKey, Ip, Mac, Subnet
-
-_SEND_TRIES = 20
-_SEND_PAUSE_S = 0.001
-_LISTEN_TRIES = 200
+from shared.model import AttachmentKey, Ip, Mac
 
 
 class Repaired(msgspec.Struct, frozen=True):
@@ -65,111 +54,8 @@ class Repaired(msgspec.Struct, frozen=True):
     skipped: dict[str, str]
 
 
-class Plumbing:
-    """The node's stack and the way into pods'. Make it and use it in one and the same thread."""
-
-    def __init__(self, node: Node) -> None:
-        self._node = node
-        self._home_fd = netns.own_netns()
-        self._host = Stack(self._home_fd)
-        self._eni_indices: dict[Mac, int] = {}
-        self._nics = Nics(self._host, self._home_fd)
-        self._own_nics: set[Mac] = set()
-        """ENIs that are pods' to have; those that were asked about since the start."""
-
-    def know(self, node: Node) -> None:
-        """What is known of the node from now on; pods that are wired already follow with the next repair."""
-        self._node = node
-
-    def close(self) -> None:
-        """Let go of the node's namespace."""
-        self._host.close()
-        os.close(self._home_fd)
-
-    # ---- ENIs
-
-    def find(self, mac: Mac) -> SeenLink | None:
-        """The node's link of this MAC, pods' links aside; one that mode exclusive-eni left elsewhere comes home."""
-        seen = next((link for link in self._host.links() if link.mac == mac and not link.alias), None)
-        if seen is None:
-            with suppress(Conflict):
-                seen = self._nics.fetch(mac)
-        return seen
-
-    def eni(self, mac: Mac) -> EniLink:
-        """The link that is this ENI now. Raises NotFound when the node has none."""
-        known = self._eni_indices.get(mac)
-        seen = None if known is None else self._host.link(known)
-        if seen is None or seen.mac != mac:
-            seen = self.find(mac)
-        if seen is None:
-            self._eni_indices.pop(mac, None)
-            raise NotFound(f"no link of this node has MAC {mac}", retry_after=1.0)
-        self._eni_indices[mac] = seen.index
-        return EniLink(seen.name, seen.index)
-
-    def whereabouts(self, mac: Mac, *, held: bool, netns_path: str | None = None) -> SeenLink | None:
-        """A device that a pod may have to itself: at home, or, if `held`, with its pod. What strayed is brought home.
-
-        `held`: an attachment that lives has it, so it stays where it is. `netns_path`: where it is wanted, and may be.
-        """
-        self._own_nics.add(mac)
-        if (seen := self._nics.at_home(mac)) is not None:
-            return seen
-        if netns_path is not None:
-            with self._pod(netns_path) as (pod, _):
-                if (seen := next((link for link in pod.links() if is_nic(link, mac)), None)) is not None:
-                    return seen
-        with self._nics.away(mac) as found:
-            if found is not None and (held or self._nics.serves(found[2])):
-                return found[1]
-        return self._nics.fetch(mac)
-
-    def fetch_strays(self, held: Collection[Mac]) -> list[Mac]:
-        """Bring home the ENIs that are nobody's and elsewhere: something keeps their namespaces. Those that came."""
-        home = {link.mac for link in self._host.links() if is_nic(link, link.mac)}
-        came: list[Mac] = []
-        for mac in sorted(self._own_nics - home - set(held)):
-            with suppress(Conflict):
-                came += [mac] if self._nics.fetch(mac) is not None else []
-        return came
-
-    def ensure_eni(self, mac: Mac, subnet4: Subnet | None, subnet6: Subnet | None) -> EniLink:
-        """Make an ENI ready for pods: up, the node's address alone on it, its routing table."""
-        eni = self.eni(mac)
-        self._converge(self._host, uplink(self._node, eni, subnet4, subnet6, mtu=self._node.mtu))
-        _wait_until_it_sends(self._host, eni.name)
-        return eni
-
-    def ensure_symmetric(self, *, wanted: bool) -> list[str]:
-        """Have answers leave by the primary interface that the question came in by, or no more; what was mended."""
-        families = (False,) if self._node.ipv6 is None else (False, True)
-        return [sentence for v6 in families for sentence in self._symmetric(wanted=wanted, v6=v6)]
-
-    def _symmetric(self, *, wanted: bool, v6: bool) -> list[str]:
-        hop = self._host.way_out(v6=v6)
-        link = None if hop is None else self._host.link(hop[0])
-        if hop is None or link is None:
-            return []
-        side = symmetric(link.name, hop[1])
-        there = self._host.listing({link.name: link}, v6=v6)
-        if wanted:
-            todo = changes(side, there.side)
-        else:
-            todo = [Drop(rule) for rule in side.rules if rule in there.marked]
-            todo += [Drop(route) for route in side.routes if todo and route in there.side.routes]
-        self._host.mend(todo, {link.name: link.index})
-        if wanted or todo:
-            nft.apply(ruleset(link.name, v6=v6) if wanted else without_ruleset(v6=v6))
-        return [str(change) for change in todo]
-
-    def ensure_masquerade(self, nat: Nat) -> None:
-        """Have pods' packets to elsewhere bear the node's address, where pods have addresses of the node's range."""
-        nft.apply(masquerade(nat))
-
-    def ensure_node_passes_on(self, *, wanted: bool) -> None:
-        """Have what the node passes on bear its address, where pods have ENIs to themselves, or no more."""
-        nft.apply(exclusive_masquerade(self._node) if wanted else exclusive_nothing(self._node))
+class Plumbing(NodeSide):
+    """Sandboxes on top of the node's side. Make it and use it in one and the same thread."""
 
     # ---- one sandbox
 
@@ -194,11 +80,11 @@ class Plumbing:
             self._host.make((*wiring.uplink.items, *wiring.host.items), indices)
             crashpoint("eni.plug.after_node")
             with self._moved_in(wiring, pod, netns_fd):
-                pod.make(wiring.pod.items, {link.name: _there(pod, link.name).index for link in wiring.pod.links})
+                pod.make(wiring.pod.items, {link.name: link_in(pod, link.name).index for link in wiring.pod.links})
             crashpoint("eni.plug.after_sandbox")
-            _wait_until_it_sends(self._host, wiring.veth.host)
+            wait_until_it_sends(self._host, wiring.veth.host)
             if lease.ipv6 is not None:
-                _wait_until_it_listens(pod, lease.ipv6)
+                wait_until_it_listens(pod, lease.ipv6)
             return wiring
 
     def check(self, lease: Lease, netns_path: str, mtu: int | None) -> list[str]:
@@ -206,17 +92,24 @@ class Plumbing:
         try:
             with self._pod(netns_path) as (pod, _):
                 wiring = self._wiring(lease, mtu)
-                host = self._host.link(lease.host_link)
-                problems = [f"node: {change}" for change in self._differences(self._host, wiring.uplink, wiring.host)]
-                if host is not None and not belongs(host, lease.key):
-                    problems.append(f"node: link {host.name} is not this sandbox's")
-                if wiring.nic is not None:
-                    seen = pod.link(wiring.nic.name)
-                    if seen is not None and not is_nic(seen, wiring.nic.mac):
-                        problems.append(f"sandbox: link {seen.name} is not the ENI with MAC {wiring.nic.mac}")
-                return problems + [f"sandbox: {change}" for change in self._differences(pod, wiring.pod)]
+                on_node, inside = self._amiss_on_node(lease, wiring), self._amiss_inside(lease, wiring, pod)
+                return [*(f"node: {problem}" for problem in on_node), *(f"sandbox: {problem}" for problem in inside)]
         except NotFound as missing:
             return [missing.message]
+
+    def _amiss_on_node(self, lease: Lease, wiring: Wiring) -> list[str]:
+        problems = [str(change) for change in self._differences(self._host, wiring.uplink, wiring.host)]
+        host = self._host.link(lease.host_link)
+        if host is not None and not belongs(host, lease.key):
+            problems.append(f"link {host.name} is not this sandbox's")
+        return problems
+
+    def _amiss_inside(self, lease: Lease, wiring: Wiring, pod: Stack) -> list[str]:
+        problems = [str(change) for change in self._differences(pod, wiring.pod)]
+        seen = None if wiring.nic is None else pod.link(wiring.nic.name)
+        if wiring.nic is not None and seen is not None and not is_nic(seen, wiring.nic.mac):
+            problems.append(f"link {seen.name} is not the ENI with MAC {wiring.nic.mac}")
+        return problems
 
     def disconnect(
         self,
@@ -266,7 +159,7 @@ class Plumbing:
             if wiring.nic is not None:
                 self._nics.limit(wiring, pod)
             else:
-                _limit(pod, _there(pod, wiring.veth.pod), wiring.pod.shapers)
+                _limit(pod, link_in(pod, wiring.veth.pod), wiring.pod.shapers)
 
     # ---- all sandboxes
 
@@ -325,7 +218,7 @@ class Plumbing:
 
     def _mend_pod(self, pod: Stack, lease: Lease, host: SeenLink) -> list[str]:
         wanted = self._wiring(lease, host.mtu).pod
-        links = _links(pod, wanted)
+        links = links_of(pod, wanted)
         ready = {name for name, link in links.items() if link.up}
         todo = [
             change
@@ -351,16 +244,6 @@ class Plumbing:
         return {link.mac: link.name for link in self._host.links() if not link.alias}
 
     # ---- steps
-
-    @contextmanager
-    def _pod(self, path: str) -> Iterator[tuple[Stack, int]]:
-        # Nothing stays open: a kept socket would keep the namespace, and with it the host link, alive.
-        netns_fd = netns.open_netns(path)
-        try:
-            with Stack(self._home_fd, netns_fd) as stack:
-                yield stack, netns_fd
-        finally:
-            os.close(netns_fd)
 
     @contextmanager
     def _moved_in(self, wiring: Wiring, pod: Stack, netns_fd: int) -> Iterator[None]:
@@ -425,16 +308,6 @@ class Plumbing:
         eni = None if lease.mode in WITHOUT_ENI else self.eni(lease.eni_mac)
         return wire(lease, self._node, eni, mtu=mtu)
 
-    @contextmanager
-    def _across(self, host: SeenLink) -> Iterator[Stack]:
-        """The namespace that a host link leads to, found among those of this machine: nobody tells its path twice."""
-        for netns_fd in netns.every_netns():
-            if host.peer_netns is not None and self._host.netns_number(netns_fd) == host.peer_netns:
-                with Stack(self._home_fd, netns_fd) as stack:
-                    yield stack
-                return
-        raise NotFound(f"the namespace that {host.name} leads to is held by no process or file here", retry_after=1.0)
-
     def _make_way(self, wiring: Wiring, pod: Stack) -> Standing:
         """See what is there, and delete what a dead attempt or sandbox left. Raises Conflict: it is somebody's."""
         there = pod.link(wiring.veth.pod)
@@ -448,7 +321,7 @@ class Plumbing:
 
     def _alias(self, wiring: Wiring) -> int:
         """Write on the host link whose it is; its ifindex."""
-        link = _there(self._host, wiring.veth.host)
+        link = link_in(self._host, wiring.veth.host)
         if link.alias != wiring.veth.alias:
             self._host.send(alias_link(link.index, wiring.veth.alias)).expect()
         return link.index
@@ -470,26 +343,6 @@ class Plumbing:
         routes = self._host.listing({link.name: link}, v6=self._node.ipv6 is not None).side.routes
         return tuple(Ip(route.to.partition("/")[0]) for route in routes if route.via is None)
 
-    def _converge(self, stack: Stack, *sides: Side) -> None:
-        wanted = Side.of(item for side in sides for item in side.items)
-        links = _links(stack, wanted)
-        found = self._changes(stack, wanted, links)
-        stack.mend(found, {name: link.index for name, link in links.items()})
-
-    def _differences(self, stack: Stack, *sides: Side) -> list[Change]:
-        wanted = Side.of(item for side in sides for item in side.items)
-        return self._changes(stack, wanted, _links(stack, wanted))
-
-    def _changes(self, stack: Stack, wanted: Side, links: dict[str, SeenLink]) -> list[Change]:
-        return changes(wanted, stack.listing(links, wanted.sysctls, v6=self._with_v6(wanted)).side)
-
-    def _with_v6(self, wanted: Side) -> bool:
-        return self._node.ipv6 is not None or any(":" in address.ip for address in wanted.addresses)
-
-
-def _links(stack: Stack, wanted: Side) -> dict[str, SeenLink]:
-    return {link.name: seen for link in wanted.links if (seen := stack.link(link.name)) is not None}
-
 
 def _limit(stack: Stack, link: SeenLink, wanted: tuple[Shaper, ...]) -> None:
     """This limit on a link, or none; a foreign qdisc stays where no limit is wanted."""
@@ -500,49 +353,9 @@ def _limit(stack: Stack, link: SeenLink, wanted: tuple[Shaper, ...]) -> None:
     stack.mend(todo, {link.name: link.index})
 
 
-def _wait_until_it_sends(stack: Stack, name: str) -> None:
-    """Until the kernel has noticed that both ends are up, a link drops what it is to send: the ARP question first.
-
-    That would come again only after a second. Since Linux 6.8 asking for the link settles it; before, a worker of
-    the kernel does so soon.
-    """
-    for _ in range(_SEND_TRIES):
-        link = stack.link(name)
-        if link is None or link.sends:
-            return
-        time.sleep(_SEND_PAUSE_S)
-
-
-def _wait_until_it_listens(stack: Stack, ip: Ip) -> None:
-    """A new IPv6 address takes packets in only when a worker of the kernel has seen to it, `nodad` or not.
-
-    That worker needs the lock that all changes of links need, so on a busy node it may be late.
-    """
-    for _ in range(_LISTEN_TRIES):
-        if stack.is_own(ip):
-            return
-        time.sleep(_SEND_PAUSE_S)
-
-
-def _there(stack: Stack, name: str) -> SeenLink:
+def link_in(stack: Stack, name: str) -> SeenLink:
+    """A link that has just been seen or made. Raises Unavailable: it is gone again."""
     link = stack.link(name)
     if link is None:  # its namespace ended under us
         raise Unavailable(f"link {name} vanished while it was being set up")
     return link
-
-
-class Reaper:
-    """Deletes retired links. It has a thread of its own, since the kernel takes 15 ms or more over it."""
-
-    def __init__(self) -> None:
-        self._home_fd = netns.own_netns()
-        self._host = Stack(self._home_fd)
-
-    def close(self) -> None:
-        """Let go of the node's namespace."""
-        self._host.close()
-        os.close(self._home_fd)
-
-    def delete_retired(self) -> None:
-        """Delete all retired links; those that went with their namespaces are gone already."""
-        self._host.send(delete_retired()).expect(*ABSENT)

@@ -1,0 +1,175 @@
+"""The node's side of all plumbing: its ENIs, what stands once per node, and the ways into pods' namespaces.
+
+Plumbing (netlink_plumbing.py) connects sandboxes on top of it.
+"""
+
+import os
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
+
+from services.eni_manager.adapters import netns, nft
+from services.eni_manager.adapters.netlink import Stack
+from services.eni_manager.adapters.nics import Nics, is_nic
+from services.eni_manager.adapters.settling import wait_until_it_sends
+from services.eni_manager.core.wiring.difference import Change, Drop, changes
+from services.eni_manager.core.wiring.exclusive import masquerade as exclusive_masquerade
+from services.eni_manager.core.wiring.exclusive import without_masquerade as exclusive_nothing
+from services.eni_manager.core.wiring.standing import SeenLink
+from services.eni_manager.core.wiring.symmetric import ruleset, symmetric, without_ruleset
+from services.eni_manager.core.wiring.values import EniLink, Node, Side
+from services.eni_manager.core.wiring.veth import uplink
+from services.eni_manager.core.wiring.vpc_route import Nat, masquerade
+from shared.errors import Conflict, NotFound
+from shared.model import Mac, Subnet
+
+
+class NodeSide:
+    """The node's stack and the way into pods'. Make it and use it in one and the same thread."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._home_fd = netns.own_netns()
+        self._host = Stack(self._home_fd)
+        self._eni_indices: dict[Mac, int] = {}
+        self._nics = Nics(self._host, self._home_fd)
+        self._own_nics: set[Mac] = set()
+        """ENIs that are pods' to have; those that were asked about since the start."""
+
+    def know(self, node: Node) -> None:
+        """What is known of the node from now on; pods that are wired already follow with the next repair."""
+        self._node = node
+
+    def close(self) -> None:
+        """Let go of the node's namespace."""
+        self._host.close()
+        os.close(self._home_fd)
+
+    # ---- ENIs
+
+    def find(self, mac: Mac) -> SeenLink | None:
+        """The node's link of this MAC, pods' links aside; one that mode exclusive-eni left elsewhere comes home."""
+        seen = next((link for link in self._host.links() if link.mac == mac and not link.alias), None)
+        if seen is None:
+            with suppress(Conflict):
+                seen = self._nics.fetch(mac)
+        return seen
+
+    def eni(self, mac: Mac) -> EniLink:
+        """The link that is this ENI now. Raises NotFound when the node has none."""
+        known = self._eni_indices.get(mac)
+        seen = None if known is None else self._host.link(known)
+        if seen is None or seen.mac != mac:
+            seen = self.find(mac)
+        if seen is None:
+            self._eni_indices.pop(mac, None)
+            raise NotFound(f"no link of this node has MAC {mac}", retry_after=1.0)
+        self._eni_indices[mac] = seen.index
+        return EniLink(seen.name, seen.index)
+
+    def whereabouts(self, mac: Mac, *, held: bool, netns_path: str | None = None) -> SeenLink | None:
+        """A device that a pod may have to itself: at home, or, if `held`, with its pod. What strayed is brought home.
+
+        `held`: an attachment that lives has it, so it stays where it is. `netns_path`: where it is wanted, and may be.
+        """
+        self._own_nics.add(mac)
+        if (seen := self._nics.at_home(mac)) is not None:
+            return seen
+        if netns_path is not None:
+            with self._pod(netns_path) as (pod, _):
+                if (seen := next((link for link in pod.links() if is_nic(link, mac)), None)) is not None:
+                    return seen
+        with self._nics.away(mac) as found:
+            if found is not None and (held or self._nics.serves(found[2])):
+                return found[1]
+        return self._nics.fetch(mac)
+
+    def fetch_strays(self, held: Collection[Mac]) -> list[Mac]:
+        """Bring home the ENIs that are nobody's and elsewhere: something keeps their namespaces. Those that came."""
+        home = {link.mac for link in self._host.links() if is_nic(link, link.mac)}
+        came: list[Mac] = []
+        for mac in sorted(self._own_nics - home - set(held)):
+            with suppress(Conflict):
+                came += [mac] if self._nics.fetch(mac) is not None else []
+        return came
+
+    def ensure_eni(self, mac: Mac, subnet4: Subnet | None, subnet6: Subnet | None) -> EniLink:
+        """Make an ENI ready for pods: up, the node's address alone on it, its routing table."""
+        eni = self.eni(mac)
+        self._converge(self._host, uplink(self._node, eni, subnet4, subnet6, mtu=self._node.mtu))
+        wait_until_it_sends(self._host, eni.name)
+        return eni
+
+    def ensure_symmetric(self, *, wanted: bool) -> list[str]:
+        """Have answers leave by the primary interface that the question came in by, or no more; what was mended."""
+        families = (False,) if self._node.ipv6 is None else (False, True)
+        return [sentence for v6 in families for sentence in self._symmetric(wanted=wanted, v6=v6)]
+
+    def _symmetric(self, *, wanted: bool, v6: bool) -> list[str]:
+        hop = self._host.way_out(v6=v6)
+        link = None if hop is None else self._host.link(hop[0])
+        if hop is None or link is None:
+            return []
+        side = symmetric(link.name, hop[1])
+        there = self._host.listing({link.name: link}, v6=v6)
+        if wanted:
+            todo = changes(side, there.side)
+        else:
+            todo = [Drop(rule) for rule in side.rules if rule in there.marked]
+            todo += [Drop(route) for route in side.routes if todo and route in there.side.routes]
+        self._host.mend(todo, {link.name: link.index})
+        if wanted or todo:
+            nft.apply(ruleset(link.name, v6=v6) if wanted else without_ruleset(v6=v6))
+        return [str(change) for change in todo]
+
+    def ensure_masquerade(self, nat: Nat) -> None:
+        """Have pods' packets to elsewhere bear the node's address, where pods have addresses of the node's range."""
+        nft.apply(masquerade(nat))
+
+    def ensure_node_passes_on(self, *, wanted: bool) -> None:
+        """Have what the node passes on bear its address, where pods have ENIs to themselves, or no more."""
+        nft.apply(exclusive_masquerade(self._node) if wanted else exclusive_nothing(self._node))
+
+    # ---- ways into pods' namespaces
+
+    @contextmanager
+    def _pod(self, path: str) -> Iterator[tuple[Stack, int]]:
+        # Nothing stays open: a kept socket would keep the namespace, and with it the host link, alive.
+        netns_fd = netns.open_netns(path)
+        try:
+            with Stack(self._home_fd, netns_fd) as stack:
+                yield stack, netns_fd
+        finally:
+            os.close(netns_fd)
+
+    @contextmanager
+    def _across(self, host: SeenLink) -> Iterator[Stack]:
+        """The namespace that a host link leads to, found among those of this machine: nobody tells its path twice."""
+        for netns_fd in netns.every_netns():
+            if host.peer_netns is not None and self._host.netns_number(netns_fd) == host.peer_netns:
+                with Stack(self._home_fd, netns_fd) as stack:
+                    yield stack
+                return
+        raise NotFound(f"the namespace that {host.name} leads to is held by no process or file here", retry_after=1.0)
+
+    # ---- what differs, and mending it
+
+    def _converge(self, stack: Stack, *sides: Side) -> None:
+        wanted = Side.of(item for side in sides for item in side.items)
+        links = links_of(stack, wanted)
+        found = self._changes(stack, wanted, links)
+        stack.mend(found, {name: link.index for name, link in links.items()})
+
+    def _differences(self, stack: Stack, *sides: Side) -> list[Change]:
+        wanted = Side.of(item for side in sides for item in side.items)
+        return self._changes(stack, wanted, links_of(stack, wanted))
+
+    def _changes(self, stack: Stack, wanted: Side, links: dict[str, SeenLink]) -> list[Change]:
+        return changes(wanted, stack.listing(links, wanted.sysctls, v6=self._with_v6(wanted)).side)
+
+    def _with_v6(self, wanted: Side) -> bool:
+        return self._node.ipv6 is not None or any(":" in address.ip for address in wanted.addresses)
+
+
+def links_of(stack: Stack, wanted: Side) -> dict[str, SeenLink]:
+    """Those of the wanted links that are there."""
+    return {link.name: seen for link in wanted.links if (seen := stack.link(link.name)) is not None}
