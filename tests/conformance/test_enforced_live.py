@@ -22,6 +22,7 @@ from compose.lab.serve import Port
 from shared.model import PodKey
 from tests.conformance import flood
 from tests.conformance.site import PORTS, Probe, Site
+from tests.conformance.streams import POLICIES, streaming
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(900), pytest.mark.asyncio(loop_scope="session")]
 
@@ -78,16 +79,18 @@ async def test_a_denied_connection_times_out_and_the_node_is_answered(cluster: S
 
 async def test_policies_hold_while_the_service_is_killed_and_started(cluster: Site) -> None:
     """Old rules stay until the new process knows everything; nothing is let through or dropped meanwhile."""
-    await cluster.enter(step(DENY_X, ONLY_B_TO_A))
-    async with judged_all_the_time(cluster) as rounds:
+    await cluster.enter(step(DENY_X, ONLY_B_TO_A, *POLICIES))
+    async with judged_all_the_time(cluster) as rounds, streaming(cluster) as flowing:
         for _ in range(3):
             for node in ("node1", "node2"):
                 corner = cluster.layout.node(node)
                 before = len(rounds)
                 await services.stop(corner, POLICY, kill=True)
+                flowing.note(f"{node}'s policy service was killed")
                 await more(rounds, before)
                 before = len(rounds)
                 services.start(corner, POLICY)
+                flowing.note(f"{node}'s policy service was started")
                 await services.wait_ready(corner, [POLICY])
                 await more(rounds, before)
     await cluster.settled()
@@ -199,8 +202,10 @@ async def judged_all_the_time(cluster: Site) -> AsyncIterator[list[int]]:
     except asyncio.CancelledError:
         if not judging.done():
             raise
-    over.set()
-    await judging
+    finally:
+        over.set()
+        await asyncio.wait([judging])
+    judging.result()
 
 
 async def more(rounds: list[int], than: int) -> None:
