@@ -17,7 +17,8 @@ from itertools import islice
 
 import msgspec
 
-from services.policy.adapters.kernel import UNKNOWN, Kernel
+from services.policy.adapters.kernel import Kernel
+from services.policy.adapters.nft_mending import UNKNOWN
 from services.policy.core.counts import Denial
 from services.policy.core.messages import Message
 from services.policy.core.nft.model import TABLE, Change
@@ -29,6 +30,7 @@ from shared.backoff import Backoff
 from shared.errors import SuiteError
 from shared.health import Reporter
 from shared.log import get
+from shared.model import AttachmentKey
 
 log = get("policy.enforce")
 
@@ -85,8 +87,6 @@ class Enforcer:
         self._count_repair = repaired
         self._pods = pods
         self.before = before
-        if pods is not None:
-            pods.wake = self._wake_up
         self._interfaces: dict[str, frozenset[str]] = {}
         self._told = 0
         self._applied = 0
@@ -147,9 +147,6 @@ class Enforcer:
         self._told += 1
         self._wake.set()
 
-    def _wake_up(self) -> None:
-        self._wake.set()
-
     # ---- what is in force
 
     @property
@@ -160,13 +157,18 @@ class Enforcer:
     @property
     def pending(self) -> bool:
         """Whether something is wanted that is not in the kernel yet."""
-        return self._applied < self._told or not self._started
+        if self._applied < self._told or not self._started:
+            return True
+        return self._pods is not None and self._pods.pending()
 
-    async def in_force(self) -> None:
-        """Return when all that was wanted at the time of the call is in the kernel."""
+    async def in_force(self, key: AttachmentKey | None = None) -> None:
+        """Return when all that was wanted at the time of the call is in the kernel: in the node's table, and in the
+        pods', of which `key` names the only one to wait for."""
         ticket = self._told
         async with self._news:
             await self._news.wait_for(lambda: self._started and self._applied >= ticket)
+        if self._pods is not None:
+            await self._pods.settled(key)
 
     async def forget_connections(self, addresses: Sequence[str]) -> int:
         """Connections of these addresses are no excuse any more; how many there were."""
@@ -233,8 +235,6 @@ class Enforcer:
                     looked = clock()
                     if self._pods is not None:
                         self._pods.look()
-                if self._pods is not None:
-                    await self._pods.settle()
             except SuiteError as error:
                 log.error("apply_failed", error=error.message)
                 self.trouble = error.message

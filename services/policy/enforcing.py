@@ -186,6 +186,7 @@ class Enforcing:
         return [
             *observing,
             tasks.create_task(self.enforcer.run(kernel), name="policy-enforce"),
+            tasks.create_task(self.pods.run(health.reporter("pods", 120.0)), name="policy-pods"),
             tasks.create_task(self._follow_interfaces(links), name="policy-interfaces"),
             tasks.create_task(self._follow_leases(live, gate, ipam_socket, leases), name="policy-leases"),
         ]

@@ -150,7 +150,7 @@ class Gate:
             self._live.flush()
             try:
                 async with asyncio.timeout(DETACH_WITHIN_S):
-                    await self._enforcer.in_force()
+                    await self._enforcer.in_force(request.key)
                     await self._enforcer.forget_connections(wired.addresses)
             except TimeoutError:
                 raise Unavailable(f"rules of {request.key} are still in the kernel: {self._why()}") from None
@@ -277,7 +277,7 @@ class Gate:
         self._live.flush()
         if _workload(wired.pod) not in self._live.cluster.state.workloads:
             raise Unavailable(f"no endpoint can be calculated for {wired.pod}: {self._live.problem_of(wired.pod)}")
-        await self._enforcer.in_force()
+        await self._enforcer.in_force(wired.key)
         if trouble := "" if self._inside is None else self._inside.trouble(wired.key):
             raise Unavailable(f"rules of {wired.pod} cannot be written: {trouble}")
         times = self._since.setdefault(wired.key, [time.time(), 0.0])
@@ -307,7 +307,7 @@ class Gate:
                 self._enter(wired, mode, open=True)
             try:
                 async with asyncio.timeout(self._bound_s):
-                    await self._enforcer.in_force()
+                    await self._enforcer.in_force(wired.key)
             except TimeoutError:
                 raise Unavailable(f"not even open rules can be written for {wired.pod}: {self._why()}") from None
         elif self._unready == "retry":

@@ -1,7 +1,8 @@
 """Tables inside pods' own namespaces, for modes in which a pod's packets pass its host by.
 
-    Enforcer: each flush --follow--> what becomes of each pod's table --settle--> adapters/kernel: one transaction each
-    adapters/nft_pods_monitor: somebody wrote there --suspect--> look, mend, say so as an event on the pod
+    Enforcer: each flush --follow--> what becomes of each pod's table --run--> adapters/kernel: one transaction each,
+                                                                       several pods at once, those that start first
+    adapters/nft_pods_monitor: somebody wrote there --heard--> look, mend, say so as an event on the pod
 
 A pod's table is that pod's part of the host's (core/nft/pod.py). Whoever runs in the pod with CAP_NET_ADMIN can remove
 it, and finds it back a moment later. Nothing of a namespace is held (adapters/sandboxes.py), nothing is durable here:
@@ -9,18 +10,24 @@ after a restart ipam's leases say which pods there are, and their addresses wher
 """
 
 import asyncio
+import random
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Final, Protocol
 
 import msgspec
 
-from services.policy.adapters.kernel import UNKNOWN, Done
+from services.policy.adapters.nfnetlink import NfSocket
+from services.policy.adapters.nft_mending import UNKNOWN, Done
 from services.policy.adapters.sandboxes import Sought, Where
+from services.policy.adapters.visits import AT_ONCE, Before, nothing
 from services.policy.core.messages import WorkloadEndpointID
 from services.policy.core.nft.model import Change, Table
-from services.policy.core.nft.pod import PodTable
+from services.policy.core.nft.pod import PodTable, References
 from services.policy.core.nft.settings import Settings
+from shared.backoff import Backoff
 from shared.errors import Invalid, NotFound, SuiteError
+from shared.health import Reporter
 from shared.log import get
 from shared.model import AttachmentKey, Mode, PodKey, host_peer_name
 
@@ -28,8 +35,12 @@ log = get("policy.pods")
 
 IN_THE_POD: Final = frozenset((Mode.EXCLUSIVE_ENI, Mode.SHARED_IPVLAN))
 """Modes whose pods' packets pass hooks of the pod's own only."""
-SEARCH_AGAIN_S: Final = 5.0
+SEARCHES: Final = Backoff(initial_s=5.0, factor=2.0, jitter=0.2, cap_s=60.0)
 """A namespace that was not found may have ended, or its pod is being wired."""
+RETRIES: Final = Backoff(initial_s=0.05, factor=2.0, jitter=1.0, cap_s=5.0)
+"""After a namespace refused."""
+QUIET_S: Final = 30.0
+"""Signs of life while nothing happens."""
 
 
 class Beside(msgspec.Struct, frozen=True):
@@ -62,16 +73,31 @@ class Inside(msgspec.Struct, frozen=True):
 class PodKernel(Protocol):
     """What is asked of adapters/kernel.py."""
 
-    async def keep(self, where: Where, wanted: Table, change: Change | None, since: int) -> tuple[Where, Done]: ...
+    async def keep(
+        self, where: Where, wanted: Table, change: Change, since: int, before: Before = ...
+    ) -> tuple[Where, Done]: ...
     async def pod_differences(self, where: Where, wanted: Table) -> str: ...
     async def where(self, path: str) -> Where: ...
     async def search(self, sought: dict[str, Sought]) -> dict[str, Where]: ...
 
 
+class Watching(Protocol):
+    """Who wants to know of pods' tables: counters, the flow log."""
+
+    async def made(self, key: AttachmentKey, where: Where) -> None:
+        """A table is in force in a namespace, before anybody is told so."""
+
+    def ended(self, key: AttachmentKey) -> None:
+        """It is not there any more, or not looked after; may be told of what was never made."""
+
+    def filled(self, key: AttachmentKey) -> Before:
+        """What looks at chains that are about to be filled anew; called by another thread, in the pod's namespace."""
+
+
 class _Held:
     """One sandbox's table, and what is known of it in the kernel."""
 
-    def __init__(self, inside: Inside, settings: Settings, beside: Beside) -> None:
+    def __init__(self, inside: Inside, settings: Settings, beside: Beside, references: References) -> None:
         self.inside = inside
         judged = ""
         if inside.mode is Mode.EXCLUSIVE_ENI:
@@ -79,32 +105,70 @@ class _Held:
         else:
             settings = msgspec.structs.replace(settings, host_addresses=beside.own, service_nets=beside.host_stack)
         self.table = PodTable(
-            inside.workload, settings, open=inside.open, judged_link=judged, addresses=inside.addresses
+            inside.workload,
+            settings,
+            open=inside.open,
+            judged_link=judged,
+            addresses=inside.addresses,
+            references=references,
         )
         self.where: Where | None = None
-        self.pending: Change | None = None
         self.generation = UNKNOWN
+        self.followed = False
+        """Told of the host's table at least once: before, nothing is known of what is wanted."""
+        self.staged = False
+        """Told of something that is not in the kernel yet."""
         self.suspicious = True
         self.installed = False
+        self.heard: int | None = None
+        """The last generation that was heard of while it was written."""
+        self.told_of: tuple[int, int] | None = None
+        """The namespace that `Watching` was told of."""
         self.trouble = "not written yet"
-        self.searched_at = float("-inf")
-
-    def add(self, change: Change) -> None:
-        """What `follow` said. Two changes that wait are mended as one: the kernel is looked at."""
-        if change.empty():
-            return
-        if self.pending is not None:
-            self.generation = UNKNOWN
-        self.pending = change
+        self.rests_until = float("-inf")
+        self._delays = RETRIES.delays(random.random)
+        self._searches = SEARCHES.delays(random.random)
 
     @property
     def due(self) -> bool:
         """Whether something is to be done."""
-        return self.pending is not None or self.suspicious
+        return self.followed and (self.staged or self.suspicious)
+
+    @property
+    def starting(self) -> bool:
+        """Whether an ADD waits for it."""
+        return bool(self.inside.netns) and not self.installed
+
+    def begin(self) -> Change:
+        """What is to be written now. The table stays as it is until the next call."""
+        self.suspicious = self.staged = False
+        self.heard = None
+        return self.table.flush()
+
+    def heard_after(self, generation: int) -> bool:
+        """Whether somebody wrote while it was written, and after us."""
+        return self.heard is not None and _later(self.heard, generation)
+
+    def is_at(self, where: Where) -> bool:
+        """Whether it is still there that its table is wanted: it may have been attached once more meanwhile."""
+        return self.where is where
+
+    def rest(self, now: float, *, search: bool = False) -> None:
+        """It did not work; not again at once."""
+        self.rests_until = now + next(self._searches if search else self._delays)
+
+    def awake(self) -> None:
+        """What it rested for may be over."""
+        self.rests_until = float("-inf")
+
+    def well(self) -> None:
+        """It is as wanted."""
+        self.trouble, self.installed = "", True
+        self._delays, self._searches = RETRIES.delays(random.random), SEARCHES.delays(random.random)
 
 
 class PodTables:
-    """All of a node. Everything but `settle` is done at once; `settle` is called by one task only, after `follow`."""
+    """All of a node. Everything but `run` is done at once."""
 
     def __init__(
         self,
@@ -113,15 +177,21 @@ class PodTables:
         *,
         applied: Callable[[float], None] = lambda took_s: None,
         restored: Callable[[Inside, str], None] = lambda inside, touched: None,
-        wake: Callable[[], None] = lambda: None,
     ) -> None:
         self._settings = settings
         self._kernel = kernel
         self._applied = applied
         self._restored = restored
-        self.wake = wake
         self._held: dict[AttachmentKey, _Held] = {}
+        self._waiting: dict[AttachmentKey, None] = {}
+        """In the order in which they were told of something."""
+        self._busy: dict[AttachmentKey, _Held] = {}
+        self._searching: asyncio.Task[None] | None = None
+        self._some = asyncio.Event()
+        self._news = asyncio.Condition()
         self._beside: Beside | None = None
+        self._references = References()
+        self.watching: list[Watching] = []
         self.restorations = 0
 
     # ---- what is wanted
@@ -133,15 +203,18 @@ class PodTables:
             known.inside, netns=""
         ):
             known.inside = msgspec.structs.replace(inside, netns=inside.netns or known.inside.netns)
+            known.awake()
             if inside.netns:  # of that path it may be another by now
                 known.where, known.generation, known.suspicious = None, UNKNOWN, True
+                self._tell(known)
             return
         self._hold(inside, known)
 
     def _hold(self, inside: Inside, known: _Held | None) -> None:
-        made = self._held[inside.key] = _Held(inside, self._settings, self._beside or Beside())
+        made = self._held[inside.key] = _Held(inside, self._settings, self._beside or Beside(), self._references)
         if known is not None:
             made.where, made.installed = (None if inside.netns else known.where), known.installed
+            made.told_of = known.told_of
 
     def beside(self, told: Beside) -> None:
         """Where the node's own stack is, from now on."""
@@ -154,33 +227,67 @@ class PodTables:
 
     def detach(self, key: AttachmentKey) -> None:
         """The sandbox goes, and its table with its namespace. Until then nothing new is let in. Unknown: ignored."""
-        self._held.pop(key, None)
+        held = self._held.pop(key, None)
+        self._waiting.pop(key, None)
+        if held is not None:
+            self._forget(held)
+            self._some.set()  # whoever waits for it need not
 
     def follow(self, host: Table, change: Change) -> None:
         """The host's table as it is wanted now, and what changed of it."""
+        self._references.forget(change.chains_removed)
         for held in self._held.values():
-            held.add(held.table.follow(host, change))
+            staged = held.table.take(host, change)
+            held.staged = held.staged or staged
+            if staged or not held.followed:
+                held.followed = True
+                self._tell(held)
 
     # ---- what is heard
 
-    def heard(self, number: int) -> None:
-        """Somebody, maybe ourselves, wrote in the namespace of that number; a negative one: in any."""
+    def heard(self, number: int, generation: int | None = None) -> None:
+        """Somebody, maybe ourselves, wrote in the namespace of that number, and made it that generation if known.
+
+        A negative number: in any namespace.
+        """
         for held in self._held.values():
-            if number < 0 or (held.where is not None and held.where.number == number):
+            if number >= 0 and (held.where is None or held.where.number != number):
+                continue
+            if generation is None:
                 held.suspicious = True
-        if self.due:
-            self.wake()
+            elif self._busy.get(held.inside.key) is held:
+                held.heard = generation
+            elif _later(generation, held.generation):
+                held.suspicious = True
+            self._tell(held)
 
     def look(self) -> None:
         """The timer: somebody may have written whom we did not hear."""
         self.heard(-1)
 
+    def _tell(self, held: _Held) -> None:
+        if held.due:
+            self._waiting.setdefault(held.inside.key)
+            self._some.set()
+
     # ---- what is in force
 
-    @property
-    def due(self) -> bool:
-        """Whether `settle` has something to do."""
-        return any(held.due for held in self._held.values())
+    def pending(self, key: AttachmentKey | None = None) -> bool:
+        """Whether something of this sandbox, or of any, is being written or about to be."""
+        if self._busy if key is None else key in self._busy:
+            return True
+        now = asyncio.get_running_loop().time()
+        of = self._held.values() if key is None else filter(None, (self._held.get(key),))
+        return any(held.due and held.rests_until <= now for held in of)
+
+    async def settled(self, key: AttachmentKey | None = None) -> None:
+        """Return when this sandbox's table, or all, are as wanted, or `trouble` says why not."""
+        async with self._news:
+            await self._news.wait_for(lambda: not self.pending(key))
+
+    def where(self) -> dict[AttachmentKey, Where]:
+        """The namespaces that have tables, as far as they were found."""
+        return {key: held.where for key, held in self._held.items() if held.installed and held.where is not None}
 
     def second(self, key: AttachmentKey) -> bool:
         """Whether another interface of the same sandbox has the namespace's table already."""
@@ -208,7 +315,7 @@ class PodTables:
             return [f"rules in the pod's namespace cannot be looked at: {error.message}"]
         if found:
             held.suspicious = True
-            self.wake()
+            self._tell(held)
         return [f"rules in the pod's namespace are not as they should be: {found}"] if found else []
 
     def troubles(self) -> Iterator[str]:
@@ -220,68 +327,156 @@ class PodTables:
 
     # ---- the kernel
 
-    async def settle(self) -> None:
-        """Make every pod's table as wanted. What one pod's namespace refuses is that pod's trouble alone."""
-        await self._locate()
-        for held in list(self._held.values()):
-            if held.due and held.where is not None:
-                await self._keep(held)
+    async def run(self, reporter: Reporter) -> None:
+        """Make every pod's table as wanted. What one pod's namespace refuses is that pod's trouble alone.
 
-    async def _locate(self) -> None:
+        Until cancelled. At most AT_ONCE pods at a time, and as many again that are starting, which wait for nobody.
+        """
+        clock = asyncio.get_running_loop().time
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                reporter.alive()
+                self._some.clear()
+                while (held := self._next(clock())) is not None:
+                    del self._waiting[held.inside.key]
+                    self._busy[held.inside.key] = held
+                    tasks.create_task(self._write(held), name="policy-pod")
+                async with self._news:
+                    self._news.notify_all()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self._patience_s(clock())):
+                        await self._some.wait()
+
+    def _next(self, now: float) -> _Held | None:
+        """Who is to be written: of those that wait the first, but one that starts before all others."""
+        found: _Held | None = None
+        for key in list(self._waiting):
+            held = self._held[key]
+            if not held.due:
+                del self._waiting[key]
+            elif key not in self._busy and held.rests_until <= now:
+                if held.starting:
+                    return held if len(self._busy) < 2 * AT_ONCE else None
+                found = found or held
+        return found if len(self._busy) < AT_ONCE else None
+
+    def _patience_s(self, now: float) -> float:
+        ends = (self._held[key].rests_until for key in self._waiting)
+        return min([QUIET_S, *(end - now for end in ends if end > now)])
+
+    async def _write(self, held: _Held) -> None:
+        try:
+            if held.where is not None or await self._locate(held):
+                await self._keep(held)
+        finally:
+            del self._busy[held.inside.key]
+            current = self._held.get(held.inside.key)
+            if current is not None:
+                self._tell(current)
+            self._some.set()
+
+    async def _locate(self, held: _Held) -> bool:
+        clock = asyncio.get_running_loop().time
+        if held.inside.netns:
+            try:
+                held.where = await self._kernel.where(held.inside.netns)
+                return True
+            except (NotFound, Invalid) as error:
+                held.trouble = error.message  # the path was its ADD's, which has ended
+                held.inside = msgspec.structs.replace(held.inside, netns="")
+            except SuiteError as error:
+                held.trouble = error.message
+                held.rest(clock())
+                return False
+        if self._searching is None:  # one search finds all
+            self._searching = asyncio.create_task(self._search(), name="policy-search")
+        await asyncio.shield(self._searching)
+        return held.where is not None
+
+    async def _search(self) -> None:
         now = asyncio.get_running_loop().time()
-        sought: dict[str, _Held] = {}
-        for held in list(self._held.values()):  # more may come and go meanwhile
-            if held.where is not None or not held.due:
-                continue
-            if held.inside.netns:
-                try:
-                    held.where = await self._kernel.where(held.inside.netns)
-                    continue
-                except (NotFound, Invalid) as error:
-                    held.trouble = error.message  # the path was its ADD's, which has ended
-                    held.inside = msgspec.structs.replace(held.inside, netns="")
-                except SuiteError as error:
-                    held.trouble = error.message
-                    continue
-            if now - held.searched_at >= SEARCH_AGAIN_S:
-                held.searched_at = now
-                sought[str(held.inside.key)] = held
-        if not sought:
-            return
+        sought = {
+            str(held.inside.key): held
+            for held in self._held.values()
+            if held.where is None and not held.inside.netns and held.due and held.rests_until <= now
+        }
         try:
             found = await self._kernel.search({name: held.inside.sought for name, held in sought.items()})
         except SuiteError as error:
             for held in sought.values():
                 held.trouble = error.message
+                held.rest(now)
             return
+        finally:
+            self._searching = None
         for name, held in sought.items():
             held.where = found.get(name)
             if held.where is None:
                 addresses = ", ".join(held.inside.addresses)
                 held.trouble = f"no network namespace has {addresses} on {held.inside.key.ifname}"
+                held.rest(now, search=True)
 
     async def _keep(self, held: _Held) -> None:
-        assert held.where is not None
-        pending, known = held.pending, held.installed
-        held.suspicious = False
+        where, known, since = held.where, held.installed, held.generation
+        assert where is not None
+        change = held.begin()
         try:
-            held.where, done = await self._kernel.keep(held.where, held.table.table, pending, held.generation)
+            found, done = await self._kernel.keep(where, held.table.table, change, since, self._before(held))
         except NotFound as ended:  # the timer looks for it once more, should it be another by now
-            held.where, held.pending, held.generation, held.trouble = None, None, UNKNOWN, ended.message
+            if held.is_at(where):
+                held.where, held.generation, held.trouble = None, UNKNOWN, ended.message
+                self._forget(held)
             return
         except SuiteError as error:
             held.generation, held.suspicious = UNKNOWN, True
             if held.trouble != error.message:
                 log.warning("pod_table_not_written", pod=str(held.inside.pod), why=error.message)
             held.trouble = error.message
+            held.rest(asyncio.get_running_loop().time())
             return
-        held.pending, held.trouble, held.installed = None, "", True
+        if not held.is_at(where) or self._held.get(held.inside.key) is not held:
+            return  # attached once more meanwhile, maybe in another namespace, or not wanted any more
+        held.where = found
         held.generation = done.generation if done.alone else UNKNOWN
-        held.suspicious = held.suspicious or not done.alone
+        held.suspicious = held.suspicious or not done.alone or held.heard_after(done.generation)
+        await self._watched(held, found)
+        held.well()
         if not done.steps:
             return
         self._applied(done.took_s)
-        if known and pending is None:
+        if known and done.foreign:
             self.restorations += 1
             log.warning("pod_rules_restored", pod=str(held.inside.pod), touched=done.touched)
             self._restored(held.inside, done.touched)
+
+    # ---- who watches
+
+    def _before(self, held: _Held) -> Before:
+        asked = [one.filled(held.inside.key) for one in self.watching]
+        if not asked or not held.installed:
+            return nothing
+
+        def before(socket: NfSocket, chains: frozenset[str]) -> None:
+            for one in asked:
+                one(socket, chains)
+
+        return before
+
+    async def _watched(self, held: _Held, where: Where) -> None:
+        if held.told_of == where.inode:
+            return
+        self._forget(held)
+        held.told_of = where.inode
+        for one in self.watching:
+            await one.made(held.inside.key, where)
+
+    def _forget(self, held: _Held) -> None:
+        if held.told_of is not None:
+            held.told_of = None
+            for one in self.watching:
+                one.ended(held.inside.key)
+
+
+def _later(generation: int, than: int) -> bool:
+    """Of numbers that begin anew at 0 after the last."""
+    return than == UNKNOWN or 0 < (generation - than) & 0xFFFFFFFF < 1 << 31

@@ -1,64 +1,41 @@
-"""Tables of ours in the kernel: carried out, looked at, repaired, removed. One thread does all of it.
+"""Tables of ours in the kernel: carried out, looked at, repaired, removed.
 
-    Kernel (async) --> the one thread --> Workshop --> Compiler, NfSocket
+    Kernel (async) --> the one thread --> Workshop --> Compiler, NfSocket of the node
+                   --> a few threads  --> Visitors --> one pod's namespace each, with what the Workshop has compiled
 
-The thread is born in the node's namespace and is in a pod's only for as long as a socket is opened there; that socket
-is closed when what it was opened for is done (sandboxes.py).
+One thread compiles, and is the only one that writes the node's table. All are born in the node's namespace and in
+another's only for as long as a socket is opened there, which is closed when what it was opened for is done.
 """
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Final, Protocol, Self, TypeVar
 
-import msgspec
-
 from services.policy.adapters import sandboxes
 from services.policy.adapters.conntrack import forget
-from services.policy.adapters.nfnetlink import NfSocket, Rejected, Request
-from services.policy.adapters.nft_batch import Plan, complete, planned, removal, repairs, requests
-from services.policy.adapters.nft_compiler import Compiler
+from services.policy.adapters.nfnetlink import Batch, NfSocket, Request
+from services.policy.adapters.nft_batch import planned, removal, requests
+from services.policy.adapters.nft_compiler import Compiler, Forms
 from services.policy.adapters.nft_counters import forgetting
-from services.policy.adapters.nft_seen import look
+from services.policy.adapters.nft_mending import UNKNOWN, Done, compare, mend, summary
 from services.policy.adapters.sandboxes import Sought, Where
+from services.policy.adapters.visits import Before, Prepared, Visitors, nothing
 from services.policy.core.counts import Denial
 from services.policy.core.nft.model import Change, Table
 from shared.crashpoint import crashpoint
 from shared.errors import NotFound
-from shared.log import get
-
-log = get("policy.kernel")
 
 _SPARE_RULES: Final = 1000
 """Compiled rules that nobody uses, before they are forgotten."""
-_LOOKS: Final = 5
-"""Attempts at a repair while others change the namespace's rules."""
-
-UNKNOWN: Final = -1
-"""No generation: somebody may have written."""
+_ALIKE: Final = 8
+"""Changes of pods' tables that are kept in the kernel's form: one change of a policy is the same for all its pods."""
 
 T = TypeVar("T")
-
-
-class Done(msgspec.Struct, frozen=True):
-    """What was carried out: how many objects and lists of elements were touched, and which.
-
-    `since` and `generation` are the namespace's before and after; nobody else wrote in between if `alone`.
-    """
-
-    steps: int
-    took_s: float
-    since: int
-    generation: int
-    touched: str = ""
-
-    @property
-    def alone(self) -> bool:
-        """Whether the generation went up by our own transaction only."""
-        return self.generation == (self.since + bool(self.steps)) & 0xFFFFFFFF
 
 
 class Ear(Protocol):
@@ -75,6 +52,7 @@ class Workshop:
         self._ear = ear
         self._compiler = Compiler()
         self._socket = NfSocket()
+        self._alike: deque[Prepared] = deque(maxlen=_ALIKE)
 
     def close(self) -> None:
         """Give everything back."""
@@ -86,7 +64,7 @@ class Workshop:
         began = time.perf_counter()
         plan = planned(change, wanted)
         self._compiler.prepare((*plan.chains_added, *plan.chains_filled), plan.sets_added, wanted.sets)
-        batch = list(requests(plan, wanted.name, self._compiler))
+        batch = list(requests(plan, wanted.name, self._compiler.forms))
         crashpoint("policy.apply.before_transaction")
         since, generation = self._transact(self._socket, batch)
         crashpoint("policy.apply.after_transaction")
@@ -96,43 +74,32 @@ class Workshop:
     def reconcile(self, wanted: Table) -> Done:
         """Whatever the kernel has: one transaction that makes `wanted` of it, or none if it is so already."""
         began = time.perf_counter()
-        self._compiler.prepare(wanted.chains.values(), wanted.sets.values(), wanted.sets)
-        plan, since, generation = self._mend(self._socket, wanted)
+        plan, since, generation = mend(self._socket, wanted, self.forms(wanted), self._transact)
         self._tidy(wanted)
         return Done(plan.steps, time.perf_counter() - began, since, generation, summary(plan))
 
-    def keep(self, where: Where, wanted: Table, change: Change | None, since: int) -> tuple[Where, Done]:
-        """A pod's table: the change where nobody has written since that generation, else whatever mends it.
+    def prepare(self, change: Change, wanted: Table) -> Prepared:
+        """A change of a pod's table in the kernel's form. Raises Internal."""
+        known = self.prepared(change)
+        if known is None:
+            plan = planned(change, wanted)
+            self._compiler.prepare((*plan.chains_added, *plan.chains_filled), plan.sets_added, wanted.sets)
+            known = Prepared(change, plan, Batch(list(requests(plan, wanted.name, self._compiler.forms))))
+            self._alike.append(known)
+        return known
 
-        Raises NotFound: the namespace has ended.
-        """
-        began = time.perf_counter()
-        with sandboxes.inside(where) as (socket, there):
-            before = after = socket.generation()
-            if before == since:
-                plan = planned(change or Change(), wanted)
-                if plan.steps:
-                    self._compiler.prepare((*plan.chains_added, *plan.chains_filled), plan.sets_added, wanted.sets)
-                    batch = list(requests(plan, wanted.name, self._compiler))
-                    crashpoint("policy.pod.before_transaction")
-                    socket.transact(batch)
-                    crashpoint("policy.pod.after_transaction")
-                    after = socket.generation()
-            else:
-                self._compiler.prepare(wanted.chains.values(), wanted.sets.values(), wanted.sets)
-                plan, before, after = self._mend(socket, wanted)
-        return there, Done(plan.steps, time.perf_counter() - began, before, after, summary(plan))
+    def prepared(self, change: Change) -> Prepared | None:
+        """What `prepare` made of an equal change. From any thread."""
+        return next((one for one in reversed(self._alike.copy()) if one.change == change), None)
 
-    def pod_differences(self, where: Where, wanted: Table) -> str:
-        """What is not as wanted in a pod's namespace, a clause; empty: nothing. Raises NotFound: it has ended."""
+    def forms(self, wanted: Table) -> Forms:
+        """All of a table in the kernel's form. Raises Internal."""
         self._compiler.prepare(wanted.chains.values(), wanted.sets.values(), wanted.sets)
-        with sandboxes.inside(where) as (socket, _):
-            return summary(repairs(look(socket, wanted.name, ignoring=_dynamic(wanted)), wanted, self._compiler))
+        return self._compiler.forms
 
     def differences(self, wanted: Table) -> str:
         """What `reconcile` would touch, a clause; empty: nothing."""
-        self._compiler.prepare(wanted.chains.values(), wanted.sets.values(), wanted.sets)
-        return summary(repairs(look(self._socket, wanted.name, ignoring=_dynamic(wanted)), wanted, self._compiler))
+        return compare(self._socket, wanted, self.forms(wanted))
 
     @property
     def compiled(self) -> int:
@@ -150,29 +117,6 @@ class Workshop:
     def generation(self) -> int:
         """The node's generation."""
         return self._socket.generation()
-
-    def _mend(self, socket: NfSocket, wanted: Table) -> tuple[Plan, int, int]:
-        """Look and mend; what was done, and the generations before and after."""
-        for left in reversed(range(_LOOKS)):
-            before = socket.generation()
-            plan = repairs(look(socket, wanted.name, ignoring=_dynamic(wanted)), wanted, self._compiler)
-            if socket.generation() != before and left:
-                continue  # somebody wrote meanwhile: what was seen may never have been
-            if not plan.steps:
-                return plan, before, before
-            batch = list(requests(plan, wanted.name, self._compiler))
-            crashpoint("policy.repair.before_transaction")
-            try:
-                generations = self._transact(socket, batch)
-            except Rejected as refused:
-                if left > 1:
-                    continue
-                log.warning("repair_refused", error=refused.message)
-                plan = complete(wanted)
-                generations = self._transact(socket, list(requests(plan, wanted.name, self._compiler)))
-            crashpoint("policy.repair.after_transaction")
-            return plan, *generations
-        raise AssertionError("the last attempt returns or raises")
 
     def _transact(self, socket: NfSocket, batch: list[Request]) -> tuple[int, int]:
         """One batch; the generations before and after."""
@@ -214,24 +158,6 @@ def take_away_inside(sought: Mapping[str, Sought], table: str) -> list[str]:
     return gone
 
 
-def _dynamic(wanted: Table) -> frozenset[str]:
-    return frozenset(name for name, one in wanted.sets.items() if "dynamic" in one.flags)
-
-
-def summary(plan: Plan) -> str:
-    """What a plan touches, for a log and an event."""
-    if plan.replace:
-        return "the whole table"
-    parts = {
-        "chains": [chain.name for chain in (*plan.chains_added, *plan.chains_filled)] + plan.chains_removed,
-        "sets": [one.name for one in plan.sets_added] + plan.sets_removed,
-        "elements of": sorted({*plan.items_added, *plan.items_removed}),
-    }
-    return "; ".join(
-        f"{what} {', '.join(names[:5])}{' …' * (len(names) > 5)}" for what, names in parts.items() if names
-    )
-
-
 class Kernel:
     """The thread and its workshop, for the event loop. An async context manager."""
 
@@ -239,10 +165,12 @@ class Kernel:
         self._ear = ear
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="policy-kernel")
         self._workshop: Workshop | None = None
+        self._visitors: Visitors | None = None
 
     async def __aenter__(self) -> Self:
         try:
             self._workshop = await self._do(Workshop, self._ear)
+            self._visitors = Visitors()
         except BaseException:
             self._thread.shutdown()
             raise
@@ -251,6 +179,8 @@ class Kernel:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._visitors is not None:
+            await asyncio.to_thread(self._visitors.close)
         if self._workshop is not None:
             await self._do(self._workshop.close)
         self._thread.shutdown()
@@ -263,21 +193,47 @@ class Kernel:
         """See Workshop."""
         return await self._do(self._open.reconcile, wanted)
 
-    async def keep(self, where: Where, wanted: Table, change: Change | None, since: int) -> tuple[Where, Done]:
-        """See Workshop."""
-        return await self._do(self._open.keep, where, wanted, change, since)
+    async def keep(
+        self, where: Where, wanted: Table, change: Change, since: int, before: Before = nothing
+    ) -> tuple[Where, Done]:
+        """A pod's table: the change where nobody has written since that generation, else whatever mends it.
+
+        `wanted` must not change meanwhile. Raises NotFound: the namespace has ended.
+        """
+        if since != UNKNOWN:
+            prepared = None
+            if not change.empty():
+                prepared = self._open.prepared(change) or await self._do(self._open.prepare, change, wanted)
+            delivered = await self._visit(self._visits.deliver, where, prepared, since, before)
+            if delivered is not None:
+                return delivered
+        forms = await self._do(self._open.forms, wanted)
+        return await self._visit(self._visits.mend, where, wanted, forms, change, before)
 
     async def pod_differences(self, where: Where, wanted: Table) -> str:
-        """See Workshop."""
-        return await self._do(self._open.pod_differences, where, wanted)
+        """What is not as wanted in a pod's namespace, a clause; empty: nothing. Raises NotFound: it has ended."""
+        forms = await self._do(self._open.forms, wanted)
+        return await self._visit(self._visits.compare, where, wanted, forms)
 
     async def where(self, path: str) -> Where:
         """See sandboxes.at."""
-        return await self._do(sandboxes.at, path)
+        return await self._visit(sandboxes.at, path)
 
     async def search(self, sought: Mapping[str, Sought]) -> dict[str, Where]:
         """See sandboxes.search."""
-        return await self._do(sandboxes.search, sought)
+        return await self._visit(sandboxes.search, sought)
+
+    async def made_in(self, where: Where, make: Callable[[], T]) -> T:
+        """See sandboxes."""
+        return await self._visit(sandboxes.made_in, where, make)
+
+    async def unheld(self, held: Iterable[Where]) -> list[Where]:
+        """See sandboxes."""
+        return await self._visit(sandboxes.unheld, held)
+
+    async def ask(self, where: Where, question: Callable[[NfSocket], T]) -> T:
+        """See Visitors."""
+        return await self._visit(self._visits.ask, where, question)
 
     async def differences(self, wanted: Table) -> str:
         """See Workshop."""
@@ -299,6 +255,15 @@ class Kernel:
     def _open(self) -> Workshop:
         assert self._workshop is not None, "the kernel thread is not open"
         return self._workshop
+
+    @property
+    def _visits(self) -> Visitors:
+        assert self._visitors is not None, "the kernel is not open"
+        return self._visitors
+
+    async def _visit(self, act: Callable[..., T], *arguments: Any) -> T:
+        running = asyncio.get_running_loop().run_in_executor(self._visits.threads, act, *arguments)
+        return await asyncio.shield(running)
 
     async def _do(self, act: Callable[..., T], *arguments: Any) -> T:
         """Once begun it ends, whoever waits: a transaction that nobody knows the end of would be one too few."""

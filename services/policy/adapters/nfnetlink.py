@@ -54,6 +54,25 @@ class Request(NamedTuple):
     about: str = ""
 
 
+class Batch:
+    """Requests in the kernel's form, for as many sockets as need them."""
+
+    FIRST: Final = 1 << 30
+    """Numbers of a batch of its own: no socket gets so far otherwise."""
+
+    def __init__(self, requests: Sequence[Request], first: int = FIRST) -> None:
+        self.first, self.last = first, first + len(requests) - 1
+        self.about = [one.about for one in requests]
+        parts = [boundary(BATCH_BEGIN, first - 1)]
+        # Refusals come unasked, so one acknowledgement, of the last, tells that all are through.
+        parts += [
+            message(one.kind, one.body, number, flags=one.flags | (ACK if number == self.last else 0))
+            for number, one in enumerate(requests, first)
+        ]
+        parts.append(boundary(BATCH_END, self.last + 1))
+        self.data = b"".join(parts)
+
+
 class Rejected(Internal):
     """The kernel refused a batch, all of it; `errno` says why."""
 
@@ -89,25 +108,18 @@ class NfSocket:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def transact(self, requests: Sequence[Request]) -> None:
+    def transact(self, requests: Sequence[Request] | Batch) -> None:
         """Carry out all requests at one moment, or none of them. Raises Rejected."""
-        first = self._sequence + 1
-        last = first + len(requests) - 1
-        self._sequence = last + 1
-        parts = [boundary(BATCH_BEGIN, first - 1)]
-        # Refusals come unasked, so one acknowledgement, of the last, tells that all are through.
-        parts += [
-            message(one.kind, one.body, number, flags=one.flags | (ACK if number == last else 0))
-            for number, one in enumerate(requests, first)
-        ]
-        parts.append(boundary(BATCH_END, last + 1))
-        data = b"".join(parts)
-        self._make_room(len(data))
-        self._socket.send(data)
-        refused = self._answers(first, last)
+        batch = requests
+        if not isinstance(batch, Batch):
+            batch = Batch(batch, self._sequence + 1)
+            self._sequence = batch.last + 1
+        self._make_room(len(batch.data))
+        self._socket.send(batch.data)
+        refused = self._answers(batch.first, batch.last)
         if refused is not None:
             at, said = refused
-            raise Rejected(said, requests[at].about if 0 <= at < len(requests) else "a transaction")
+            raise Rejected(said, batch.about[at] if 0 <= at < len(batch.about) else "a transaction")
 
     def _make_room(self, size: int) -> None:
         """A batch is one datagram, and the socket must be allowed one of that size."""

@@ -25,7 +25,7 @@ from services.policy.adapters.nfnetlink_wire import (
     nested,
     number,
 )
-from services.policy.adapters.nft_compiler import UNNAMED, Compiler, referring, same_kind
+from services.policy.adapters.nft_compiler import UNNAMED, Forms, referring, same_kind
 from services.policy.adapters.nft_elements import Item
 from services.policy.adapters.nft_seen import HOOKS, Seen, hook_of
 from services.policy.core.nft.model import Chain, Change, Element, Hook, Set, Table
@@ -97,10 +97,10 @@ def wanted_items(wanted: Table) -> Iterator[tuple[str, list[Item]]]:
             yield name, list(nft_elements.items(one, wanted.elements.get(name, ())))
 
 
-def repairs(seen: Seen, wanted: Table, compiler: Compiler) -> Plan:
+def repairs(seen: Seen, wanted: Table, forms: Forms) -> Plan:
     """What makes `wanted` of what the kernel shows; everything of `wanted` must be prepared."""
     for name, one in wanted.sets.items():
-        if name in seen.sets and not same_kind(seen.sets[name], compiler.definition(one)):
+        if name in seen.sets and not same_kind(seen.sets[name], forms.definition(one)):
             return complete(wanted)
     for name, chain in wanted.chains.items():
         if name in seen.chains and seen.chains[name].hook != hook_of(chain.hook):
@@ -113,7 +113,7 @@ def repairs(seen: Seen, wanted: Table, compiler: Compiler) -> Plan:
     )
     for name, chain in wanted.chains.items():
         there = seen.chains.get(name)
-        if there is not None and there.rules != tuple(compiler.rule(rule).mark for rule in chain.rules):
+        if there is not None and there.rules != tuple(forms.rule(rule).mark for rule in chain.rules):
             plan.chains_filled.append(chain)
     for name, listed in wanted_items(wanted):
         before, now = seen.items.get(name, frozenset()), frozenset(listed)
@@ -129,7 +129,7 @@ def repairs(seen: Seen, wanted: Table, compiler: Compiler) -> Plan:
 # ---- the batch
 
 
-def requests(plan: Plan, table: str, compiler: Compiler) -> Iterator[Request]:
+def requests(plan: Plan, table: str, forms: Forms) -> Iterator[Request]:
     """The batch. Whatever is referred to exists before; whatever is removed is free by then."""
     numbers = iter(range(1, 1 << 31))
     here = text(1, table)
@@ -138,7 +138,7 @@ def requests(plan: Plan, table: str, compiler: Compiler) -> Iterator[Request]:
         yield Request(DELTABLE, here, about=f"table {table}")
         yield Request(NEWTABLE, here + number(2, 0), CREATE, f"table {table}")
     for one in plan.sets_added:
-        body = here + text(2, one.name) + compiler.definition(one) + number(10, next(numbers))
+        body = here + text(2, one.name) + forms.definition(one) + number(10, next(numbers))
         yield Request(NEWSET, body, CREATE, f"set {one.name}")
     for chain in plan.chains_added:
         yield Request(NEWCHAIN, here + text(3, chain.name) + _hook(chain.hook), CREATE, f"chain {chain.name}")
@@ -150,7 +150,7 @@ def requests(plan: Plan, table: str, compiler: Compiler) -> Iterator[Request]:
         yield Request(DELRULE, here + text(2, chain.name), about=f"rules of {chain.name}")
     for chain in (*plan.chains_added, *plan.chains_filled):
         for rule in chain.rules:
-            yield from _rule(here, chain.name, rule, compiler, numbers)
+            yield from _rule(here, chain.name, rule, forms, numbers)
     for name in plan.chains_removed:  # they may lead to each other
         yield Request(DELRULE, here + text(2, name), about=f"rules of {name}")
     for name in plan.sets_removed:  # a map holds on to chains
@@ -174,8 +174,8 @@ def _elements(kind: int, here: bytes, name: str, items: Iterable[Item]) -> Itera
         yield Request(kind, body, CREATE if kind == NEWELEMENT else 0, f"elements of {name}")
 
 
-def _rule(here: bytes, chain: str, written: str, compiler: Compiler, numbers: Iterator[int]) -> Iterator[Request]:
-    rule = compiler.rule(written)
+def _rule(here: bytes, chain: str, written: str, forms: Forms, numbers: Iterator[int]) -> Iterator[Request]:
+    rule = forms.rule(written)
     ids: dict[str, int] = {}
     about = f"{chain}: {written}"
     for inner in rule.inner:

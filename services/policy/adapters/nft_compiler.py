@@ -61,6 +61,21 @@ class Rule(NamedTuple):
     """equal for rules that do the same, whatever they have counted"""
 
 
+class Forms:
+    """What is compiled as of a moment, to be read by any thread: the compiler may forget, and these do not."""
+
+    def __init__(self, rules: Mapping[str, Rule], sets: Mapping[Set, bytes]) -> None:
+        self._rules, self._sets = rules, sets
+
+    def rule(self, written: str) -> Rule:
+        """A rule that was prepared."""
+        return self._rules[written]
+
+    def definition(self, one: Set) -> bytes:
+        """A set's attributes but table, name and id; prepared before."""
+        return self._sets[_nameless(one)]
+
+
 class Compiler:
     """Made, used and closed by one thread, which stays in its own namespace."""
 
@@ -82,13 +97,10 @@ class Compiler:
         self._compile([rule for rule in rules if rule not in self._rules], known)
         self._define([one for one in dict.fromkeys(map(_nameless, sets)) if one not in self._sets])
 
-    def rule(self, written: str) -> Rule:
-        """A rule that was prepared."""
-        return self._rules[written]
-
-    def definition(self, one: Set) -> bytes:
-        """A set's attributes but table, name and id; prepared before."""
-        return self._sets[_nameless(one)]
+    @property
+    def forms(self) -> Forms:
+        """All that is prepared, and what will be until something is forgotten."""
+        return Forms(self._rules, self._sets)
 
     def forget_all_but(self, chains: Iterable[Chain]) -> None:
         """Keep only what these chains use, as rules come and go for ever."""

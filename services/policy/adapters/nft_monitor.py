@@ -10,7 +10,16 @@ import socket
 from collections.abc import Callable
 from typing import Final, Self
 
-from services.policy.adapters.nfnetlink_wire import INET, SUBSYSTEM, frames, pieces
+from services.policy.adapters.nfnetlink_wire import (
+    GENERATION,
+    INET,
+    NEWGEN,
+    SUBSYSTEM,
+    be32,
+    frames,
+    mapping,
+    pieces,
+)
 from shared.netlink import string
 
 _NETFILTER: Final = 12
@@ -76,3 +85,12 @@ def names_table(data: bytes, table: str) -> bool:
                         return True
                     break
     return False
+
+
+def ends_with(data: bytes) -> int | None:
+    """The generation that a transaction made, if a datagram tells its end; of several the last."""
+    found = None
+    for frame in frames(data):
+        if frame.subsystem == SUBSYSTEM and frame.kind == NEWGEN:
+            found = be32(mapping(frame.body)[GENERATION])
+    return found

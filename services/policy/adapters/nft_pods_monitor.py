@@ -11,7 +11,7 @@ import socket
 from collections.abc import Callable
 from typing import Final, Self
 
-from services.policy.adapters.nft_monitor import names_table
+from services.policy.adapters.nft_monitor import ends_with, names_table
 from shared.errors import Unavailable
 
 _NETFILTER: Final = 12
@@ -29,12 +29,14 @@ EVERYBODY: Final = -1
 
 
 class PodsMonitor:
-    """Of the calling thread's namespace. A context manager; `written` is called on the loop with a namespace's number,
-    EVERYBODY when too much came at once to know."""
+    """Of the calling thread's namespace. A context manager; `written` is called on the loop with a namespace's number
+    and the generation that it has with that; EVERYBODY and None when too much came at once to know."""
 
-    def __init__(self, table: str, written: Callable[[int], None]) -> None:
+    def __init__(self, table: str, written: Callable[[int, int | None], None]) -> None:
         self._table = table
         self._written = written
+        self._touched: set[int] = set()
+        """Namespaces of which our table was spoken, and the transaction's end not yet."""
 
     def __enter__(self) -> Self:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETFILTER)
@@ -65,11 +67,20 @@ class PodsMonitor:
             except OSError as lost:
                 if lost.errno != errno.ENOBUFS:
                     raise
-                self._written(EVERYBODY)
+                self._touched.clear()
+                self._written(EVERYBODY, None)
                 continue
             number = _number(about)
-            if number is not None and names_table(data, self._table):
-                self._written(number)
+            if number is not None:
+                self._hear(number, data)
+
+    def _hear(self, number: int, data: bytes) -> None:
+        """The kernel tells the objects of a transaction, and at its end the generation."""
+        if names_table(data, self._table):
+            self._touched.add(number)
+        if number in self._touched and (generation := ends_with(data)) is not None:
+            self._touched.discard(number)
+            self._written(number, generation)
 
 
 def _number(about: list[tuple[int, int, bytes]]) -> int | None:

@@ -2,19 +2,19 @@
 
 The path that an ADD comes with ends with the runtime's call, and whatever is held open (a descriptor, a socket) would
 keep a dead pod's namespace alive, its links, and with them its lease. So a namespace is known by what the kernel calls
-it, and looked for among those that a file or a process holds. Only the kernel thread comes here.
+it, and looked for among those that a file or a process holds. Only the kernel's threads come here.
 """
 
 import errno
 import os
 import socket
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 from struct import Struct, pack
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 import msgspec
 
@@ -33,6 +33,8 @@ _LINK_NETNSID: Final = 37
 _NSID, _FD = 1, 3
 _RECEIVE: Final = 1 << 16
 _SO_NETNS_COOKIE: Final = 71
+
+T = TypeVar("T")
 
 
 class Where(msgspec.Struct, frozen=True):
@@ -60,13 +62,43 @@ def at(path: str) -> Where:
 
 
 @contextmanager
-def inside(where: Where) -> Iterator[tuple[NfSocket, Where]]:
-    """A socket in the namespace, and what leads there now. Raises NotFound: it has ended."""
+def inside(where: Where, close: Callable[[NfSocket], object] = NfSocket.close) -> Iterator[tuple[NfSocket, Where]]:
+    """A socket in the namespace, and what leads there now. Raises NotFound: it has ended. `close` is to close it soon:
+    whatever is open there keeps the namespace."""
     with _found(where) as (fd, path):
         with entered(fd, path):
             own = NfSocket()
-        with closing(own):
-            yield own, msgspec.structs.replace(where, path=path)
+    try:
+        yield own, where if path == where.path else msgspec.structs.replace(where, path=path)
+    finally:
+        close(own)
+
+
+def made_in(where: Where, make: Callable[[], T]) -> T:
+    """What `make` opens in the namespace, for the caller to close. Raises NotFound: it has ended."""
+    with _found(where) as (fd, path), entered(fd, path):
+        return make()
+
+
+def unheld(held: Iterable[Where]) -> list[Where]:
+    """Those to which no file and no process leads any more: only what was opened there keeps them."""
+    lost = [where for where in held if not _leads(where.path, where.inode)]
+    if not lost:
+        return []
+    alive = set()
+    for path in _places():
+        with suppress(OSError):
+            found = os.stat(path)
+            alive.add((found.st_dev, found.st_ino))
+    return [where for where in lost if where.inode not in alive]
+
+
+def _leads(path: str, inode: tuple[int, int]) -> bool:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return False
+    return (found.st_dev, found.st_ino) == inode
 
 
 def search(sought: Mapping[str, Sought]) -> dict[str, Where]:

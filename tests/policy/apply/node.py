@@ -6,9 +6,12 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-from services.policy.adapters.kernel import Done, Kernel
+from services.policy.adapters.kernel import Kernel
+from services.policy.adapters.nft_batch import planned
+from services.policy.adapters.nft_mending import Done, beyond
 from services.policy.adapters.reading import Who
 from services.policy.adapters.sandboxes import Sought, Where
+from services.policy.adapters.visits import Before, nothing
 from services.policy.config import PolicyConfig
 from services.policy.core import objects
 from services.policy.core.nft.model import Change, Table, difference
@@ -110,6 +113,13 @@ class PlayedSandboxes:
         self.found: dict[str, str] = {}
         """Address -> path, for a search."""
         self.searches = 0
+        self.order: list[str] = []
+        """Whose was written."""
+        self.kept = self.waiting = 0
+        """Calls of `keep`, and those that have not ended."""
+        self.hangs: set[str] = set()
+        """Those whose `keep` does not end before `moved`."""
+        self.moved = asyncio.Event()
         self.open = asyncio.Event()
         self.open.set()
 
@@ -129,23 +139,32 @@ class PlayedSandboxes:
             if address in self.found
         }
 
-    async def keep(self, where: Where, wanted: Table, change: Change | None, since: int) -> tuple[Where, Done]:
+    async def keep(
+        self, where: Where, wanted: Table, change: Change, since: int, before: Before = nothing
+    ) -> tuple[Where, Done]:
         path, after = where.path, copied(wanted)
+        self.kept += 1
+        self.waiting += 1
         await self.open.wait()
+        while path in self.hangs:
+            await self.moved.wait()
+        self.waiting -= 1
         if path in self.gone:
             raise NotFound("its network namespace has ended")
         if path in self.refuses:
             raise self.refuses[path]
-        before = self.generations.get(path, 0)
-        if since == before:
-            change = change or Change()
+        generation, told, foreign = self.generations.get(path, 0), change, False
+        if since == generation:
             assert change.empty() or unordered(difference(self.tables[path], after)) == unordered(change)
         else:
             change = difference(self.tables[path], after)
+            foreign = beyond(planned(change, after), told)
         if not change.empty():
-            self.generations[path] = before + 1
+            self.generations[path] = generation + 1
             self.tables[path] = after
-        return where, Done(int(not change.empty()), 0.001, before, self.generations.get(path, 0), "the whole table")
+            self.order.append(path)
+        now = self.generations.get(path, 0)
+        return where, Done(int(not change.empty()), 0.001, generation, now, "the whole table", foreign)
 
     async def pod_differences(self, where: Where, wanted: Table) -> str:
         return "" if difference(self.tables[where.path], copied(wanted)).empty() else "something"
@@ -268,11 +287,16 @@ async def node(
 ) -> AsyncIterator[PlayedNode]:
     """With the enforcer's loop running."""
     made = PlayedNode(bound_s=bound_s, unready=unready, kernel=kernel)
-    running = asyncio.create_task(made.enforcer.run(Reporter("enforce", 60.0, lambda: 0.0)))
+    running = [
+        asyncio.create_task(made.enforcer.run(Reporter("enforce", 60.0, lambda: 0.0))),
+        asyncio.create_task(made.pods.run(Reporter("pods", 60.0, lambda: 0.0))),
+    ]
     try:
         made.says(objects.Namespace(metadata=objects.Metadata(name="shop", uid="n1")))
         yield made
     finally:
-        running.cancel()
-        with suppress(asyncio.CancelledError):
-            await running
+        for one in running:
+            one.cancel()
+        for one in running:
+            with suppress(asyncio.CancelledError):
+                await one

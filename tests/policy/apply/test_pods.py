@@ -6,9 +6,10 @@ from collections.abc import Callable
 import pytest
 from msgspec.structs import replace
 
+from services.policy.adapters.visits import AT_ONCE
 from services.policy.core.nft.model import Table
 from services.policy.pods import Beside, Inside
-from shared.contracts.policy import Attached, CheckAttached, Detach
+from shared.contracts.policy import Attach, Attached, CheckAttached, Detach
 from shared.errors import Internal, Refused, Unavailable
 from shared.model import Ip, Mode
 from tests.policy.apply.node import PlayedNode, attach, deny_all, lease, node, pod
@@ -111,6 +112,119 @@ async def test_what_somebody_removed_while_a_policy_changes_is_put_back() -> Non
         made.says(deny_all("shop"))
         made.live.flush()
         await made.enforcer.in_force()
+        assert "jump pi-default/shop/knp.default.deny" in rules(made, "tw-shop/web")
+        assert made.restored == ["shop/web"], "the change does not hide it"
+
+
+async def test_what_a_pod_does_with_rules_of_its_own_is_no_event() -> None:
+    async with node() as made:
+        made.begin()
+        made.says(pod("shop/web"))
+        await made.gate.attach(WEB)
+        made.sandboxes.foreign(PATH, made.sandboxes.tables[PATH])  # of another table, so ours is as it was
+        made.says(deny_all("shop"))
+        made.live.flush()
+        await made.enforcer.in_force()
+        assert "jump pi-default/shop/knp.default.deny" in rules(made, "tw-shop/web")
+        assert made.restored == []
+
+
+async def test_our_own_writes_are_known_by_their_generation() -> None:
+    async with node() as made:
+        made.begin()
+        made.says(pod("shop/web"))
+        await made.gate.attach(WEB)
+        kept = made.sandboxes.kept
+        now = made.sandboxes.generations[PATH]
+        for generation in (now - 1, now):
+            made.pods.heard(0, generation)
+        await gone_round()
+        assert made.sandboxes.kept == kept, "nobody looked"
+        made.sandboxes.foreign(PATH, Table())
+        made.pods.heard(0, now + 1)
+        await until(lambda: made.restored)
+
+
+@pytest.mark.parametrize("heard", [0, 1, 2])
+async def test_what_is_heard_while_a_pod_is_written_is_judged_when_it_is(heard: int) -> None:
+    async with node() as made:
+        made.begin()
+        made.says(pod("shop/web"))
+        await made.gate.attach(WEB)
+        before = made.sandboxes.generations[PATH]
+        made.sandboxes.open.clear()
+        made.says(deny_all("shop"))
+        made.live.flush()
+        await until(lambda: made.sandboxes.waiting)
+        made.pods.heard(0, before + heard)
+        kept = made.sandboxes.kept
+        made.sandboxes.open.set()
+        await made.enforcer.in_force()
+        await gone_round()
+        assert made.sandboxes.generations[PATH] == before + 1
+        assert made.sandboxes.kept - kept == int(heard == 2), "ours is the next generation, not the one after"
+
+
+def many(made: PlayedNode, number: int) -> list[Attach]:
+    found = []
+    for one in range(number):
+        made.says(pod(f"shop/p{one}", uid=f"u{one}"))
+        asked = attach(f"shop/p{one}", f"10.0.1.{one}", sandbox=f"s{one}x", uid=f"u{one}", mode=Mode.EXCLUSIVE_ENI)
+        found.append(replace(asked, netns=f"/run/netns/p{one}"))
+    return found
+
+
+async def test_pods_are_written_side_by_side_and_not_all_at_once() -> None:
+    async with node() as made:
+        made.begin()
+        for asked in many(made, 20):
+            await made.gate.attach(asked)
+        made.sandboxes.open.clear()
+        made.says(deny_all("shop"))
+        made.live.flush()
+        await until(lambda: made.sandboxes.waiting == AT_ONCE)
+        await gone_round()
+        assert made.sandboxes.waiting == AT_ONCE
+        assert made.enforcer.pending, "not all are written"
+        made.sandboxes.open.set()
+        await made.enforcer.in_force()
+        assert all(
+            "jump pi-default/shop/knp.default.deny" in rules(made, f"tw-shop/p{one}", f"/run/netns/p{one}")
+            for one in range(20)
+        )
+
+
+async def test_a_pod_that_starts_waits_for_no_other() -> None:
+    """A policy of all pods is being written, and goes nowhere."""
+    async with node() as made:
+        made.begin()
+        for asked in many(made, 20):
+            await made.gate.attach(asked)
+            made.sandboxes.hangs.add(asked.netns)
+        made.says(deny_all("shop"))
+        made.live.flush()
+        await until(lambda: made.sandboxes.waiting == AT_ONCE)
+        made.says(pod("shop/web"))
+        assert (await made.gate.attach(WEB)).enforced
+        assert "jump pi-default/shop/knp.default.deny" in rules(made, "tw-shop/web")
+        assert made.sandboxes.order[-1] == PATH
+        made.sandboxes.hangs.clear()
+        made.sandboxes.moved.set()
+        await made.enforcer.in_force()
+
+
+async def test_a_namespace_that_refuses_is_tried_again_by_itself() -> None:
+    async with node() as made:
+        made.begin()
+        made.says(pod("shop/web"))
+        await made.gate.attach(WEB)
+        made.sandboxes.refuses[PATH] = Internal("the kernel refused")
+        made.says(deny_all("shop"))
+        made.live.flush()
+        await made.enforcer.in_force()
+        assert made.pods.trouble(WEB.key) == "the kernel refused"
+        made.sandboxes.refuses.clear()
+        await until(lambda: not made.pods.trouble(WEB.key))
         assert "jump pi-default/shop/knp.default.deny" in rules(made, "tw-shop/web")
 
 

@@ -5,12 +5,13 @@ path, which it then writes to. Every object of a generation bears
 its number: the comments of rules, the elements of sets, the targets of maps, the names of chains.
 """
 
+import asyncio
 import itertools
 import sys
 
-from services.policy.adapters import sandboxes
-from services.policy.adapters.kernel import UNKNOWN, Workshop
-from services.policy.core.nft.model import Chain, Hook, Set, Table, difference
+from services.policy.adapters.kernel import Kernel, Workshop
+from services.policy.adapters.nft_mending import UNKNOWN
+from services.policy.core.nft.model import Chain, Change, Hook, Set, Table, difference
 
 CHAINS = 40
 ELEMENTS = 300
@@ -54,17 +55,17 @@ def main() -> None:
         wanted = following
 
 
-def main_inside(path: str) -> None:
+async def main_inside(path: str) -> None:
     """The same in a pod's namespace."""
-    workshop = Workshop()
-    wanted = generation(0)
-    where, done = workshop.keep(sandboxes.at(path), wanted, None, UNKNOWN)
-    print("writing", flush=True)
-    for number in itertools.count(1):
-        following = generation(number)
-        where, done = workshop.keep(where, following, difference(wanted, following), done.generation)
-        wanted = following
+    async with Kernel() as kernel:
+        wanted = generation(0)
+        where, done = await kernel.keep(await kernel.where(path), wanted, Change(), UNKNOWN)
+        print("writing", flush=True)
+        for number in itertools.count(1):
+            following = generation(number)
+            where, done = await kernel.keep(where, following, difference(wanted, following), done.generation)
+            wanted = following
 
 
 if __name__ == "__main__":
-    main_inside(sys.argv[1]) if len(sys.argv) > 1 else main()
+    asyncio.run(main_inside(sys.argv[1])) if len(sys.argv) > 1 else main()

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from services.policy.adapters import kernel
+from services.policy.adapters import kernel, nft_mending, visits
 from tests.system.policy.bench import namespace
 from tests.system.policy.generations import CHAINS
 
@@ -113,4 +113,5 @@ def test_killed_at_every_crash_point_of_applying(netns: str, point: str) -> None
 
 
 def test_every_crash_point_of_applying_is_tried() -> None:
-    assert set(re.findall(r'crashpoint\("([^"]+)"\)', inspect.getsource(kernel))) == set(POINTS)
+    sources = "".join(map(inspect.getsource, (kernel, nft_mending, visits)))
+    assert set(re.findall(r'crashpoint\("([^"]+)"\)', sources)) == set(POINTS)

@@ -2,17 +2,20 @@
 
 import asyncio
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager
 from typing import TypeVar
 
 import pytest
 
 from services.policy.adapters import sandboxes
-from services.policy.adapters.kernel import UNKNOWN, take_away_inside
+from services.policy.adapters.kernel import Kernel, take_away_inside
 from services.policy.adapters.netns import inside
+from services.policy.adapters.nfnetlink import NfSocket
+from services.policy.adapters.nft_mending import UNKNOWN
 from services.policy.adapters.nft_pods_monitor import EVERYBODY, PodsMonitor
-from services.policy.adapters.sandboxes import Sought
-from services.policy.core.nft.model import difference
+from services.policy.adapters.sandboxes import Sought, Where
+from services.policy.core.nft.model import Change, difference
 from shared.errors import Invalid, NotFound
 from tests.system.policy.bench import Bench, bench, namespace, table
 
@@ -37,7 +40,11 @@ def wire(node: str, pod: str, link: str, *, address: str = ADDRESS) -> None:
         f"-n {pod} addr add {address}/32 dev eth0",
         f"-n {pod} link set eth0 up",
     ):
-        subprocess.run(["ip", *command.split()], check=True)
+        run(command)
+
+
+def run(command: str) -> None:
+    subprocess.run(["ip", *command.split()], check=True)
 
 
 def links(netns: str) -> str:
@@ -75,21 +82,20 @@ def test_a_namespace_is_found_again_when_the_path_has_gone(node: Bench) -> None:
             node.do(enter)
 
 
-def test_nothing_that_was_done_keeps_a_namespace_alive(node: Bench) -> None:
+async def test_nothing_that_was_done_keeps_a_namespace_alive(node: Bench) -> None:
     name = f"{node.name}-pod"
-    subprocess.run(["ip", "netns", "add", name], check=True)
+    run(f"netns add {name}")
     wire(node.name, name, "cali1")
-    where = node.do(lambda: sandboxes.at(f"/run/netns/{name}"))
-    where, done = node.do(lambda: node.workshop.keep(where, table(), None, UNKNOWN))
-    assert done.steps
-    subprocess.run(["ip", "netns", "del", name], check=True)
-    for _ in range(1000):  # the kernel takes its time over it
-        if "cali1" not in links(node.name):
-            break
-        subprocess.run(["sleep", "0.02"], check=True)
-    assert "cali1" not in links(node.name), "the link ends with its namespace"
-    with pytest.raises(NotFound):
-        node.do(lambda: node.workshop.keep(where, table(), None, done.generation))
+    async with kernel_of(node) as kernel:
+        where, done = await kernel.keep(await kernel.where(f"/run/netns/{name}"), table(), Change(), UNKNOWN)
+        assert done.steps
+        change = difference(table(), table(3))
+        where, done = await kernel.keep(where, table(3), change, done.generation)
+        assert done.steps and done.alone
+        run(f"netns del {name}")
+        await _until(lambda: "cali1" not in links(node.name))
+        with pytest.raises(NotFound):
+            await kernel.keep(where, table(), Change(), done.generation)
 
 
 def test_what_is_no_namespace_is_said(node: Bench) -> None:
@@ -99,23 +105,67 @@ def test_what_is_no_namespace_is_said(node: Bench) -> None:
         node.do(lambda: sandboxes.at("/etc/hostname"))
 
 
-def test_a_table_follows_by_changes_and_is_mended_after_others(node: Bench) -> None:
+async def test_a_table_follows_by_changes_and_is_mended_after_others(node: Bench) -> None:
     with bench() as pod:
-        where = node.do(lambda: sandboxes.at(f"/run/netns/{pod.name}"))
-        before, after = table(2), table(3, port=8080)
-        where, done = node.do(lambda: node.workshop.keep(where, before, None, UNKNOWN))
-        assert done.alone
-        where, done = node.do(lambda: node.workshop.keep(where, after, difference(before, after), done.generation))
-        assert done.alone
-        assert pod.reconcile(after) == "", "the change made what is wanted"
-        where, again = node.do(lambda: node.workshop.keep(where, after, None, done.generation))
-        assert again.steps == 0
-        pod.nft("flush ruleset")
-        assert node.do(lambda: node.workshop.pod_differences(where, after)) != ""
-        where, mended = node.do(lambda: node.workshop.keep(where, after, None, done.generation))
-        assert mended.steps
-        assert pod.reconcile(after) == ""
+        async with kernel_of(node) as kernel:
+            where = await kernel.where(f"/run/netns/{pod.name}")
+            before, after = table(2), table(3, port=8080)
+            where, done = await kernel.keep(where, before, Change(), UNKNOWN)
+            assert done.alone
+            where, done = await kernel.keep(where, after, difference(before, after), done.generation)
+            assert done.alone and not done.foreign
+            assert pod.reconcile(after) == "", "the change made what is wanted"
+            where, again = await kernel.keep(where, after, Change(), done.generation)
+            assert again.steps == 0
+            pod.nft("flush ruleset")
+            assert await kernel.pod_differences(where, after) != ""
+            where, mended = await kernel.keep(where, after, Change(), done.generation)
+            assert mended.steps and mended.foreign
+            assert pod.reconcile(after) == ""
         assert node.nft("list", "tables") == "", "nothing of it is on the node"
+
+
+@pytest.mark.parametrize(
+    ("command", "foreign"),
+    [
+        ("flush ruleset", True),
+        ("delete table inet terway", True),
+        ("insert rule inet terway raw accept", True),
+        ("delete element inet terway hosts { 10.0.0.2 }", True),
+        ("add table inet own", False),
+    ],
+)
+async def test_what_others_did_while_a_policy_changed_is_told_from_the_change(
+    command: str, foreign: bool, node: Bench
+) -> None:
+    with bench() as pod:
+        async with kernel_of(node) as kernel:
+            where = await kernel.where(f"/run/netns/{pod.name}")
+            before = table(2)
+            after = table(2, port=8080)
+            where, done = await kernel.keep(where, before, Change(), UNKNOWN)
+            pod.nft(command)
+            where, done = await kernel.keep(where, after, difference(before, after), done.generation)
+            assert done.steps and done.foreign is foreign
+            assert pod.reconcile(after) == ""
+
+
+async def test_many_pods_are_written_side_by_side_with_one_compilation(node: Bench) -> None:
+    with ExitStack() as opened:
+        names = [opened.enter_context(namespace()) for _ in range(10)]
+        async with kernel_of(node) as kernel:
+            before, after = table(2), table(2, port=8080)
+
+            async def follow(name: str) -> tuple[Where, str]:
+                where = await kernel.where(f"/run/netns/{name}")
+                where, done = await kernel.keep(where, before, Change(), UNKNOWN)
+                where, done = await kernel.keep(where, after, difference(before, after), done.generation)
+                assert done.alone
+                return where, await kernel.pod_differences(where, after)
+
+            found = await asyncio.gather(*map(follow, names))
+            assert [wrong for _, wrong in found] == [""] * 10
+            assert len({where.cookie for where, _ in found}) == 10
 
 
 def test_off_takes_ours_away_and_nothing_else(node: Bench) -> None:
@@ -135,7 +185,7 @@ async def test_what_others_write_in_a_pod_is_heard_on_the_node() -> None:
         here = await on(node, lambda: sandboxes.at(f"/run/netns/{pod.name}"))
         heard: list[int] = []
         # The socket is of the namespace in which it is made; the loop reads it from anywhere.
-        with _monitor(node, heard):
+        with _monitor(node, heard) as generations:
             for one in (stranger, node):
                 await asyncio.to_thread(one.nft, "add table inet terway")
             await asyncio.to_thread(pod.nft, "add table inet own")
@@ -147,6 +197,20 @@ async def test_what_others_write_in_a_pod_is_heard_on_the_node() -> None:
             await _until(lambda: heard)
             assert set(heard) == {here.number}
             assert here.number != EVERYBODY
+            with inside(f"/run/netns/{pod.name}"), NfSocket() as asked:
+                assert generations[-1] == asked.generation()
+
+
+@asynccontextmanager
+async def kernel_of(node: Bench) -> AsyncIterator[Kernel]:
+    """Whose threads are born in the node's namespace."""
+    kernel = Kernel()
+    with inside(f"/run/netns/{node.name}"):
+        await kernel.__aenter__()
+    try:
+        yield kernel
+    finally:
+        await kernel.__aexit__(None, None, None)
 
 
 async def on(bench: Bench, act: Callable[[], T]) -> T:
@@ -164,11 +228,17 @@ class _monitor:
 
     def __init__(self, node: Bench, heard: list[int]) -> None:
         self._path = f"/run/netns/{node.name}"
-        self._monitor = PodsMonitor("terway", heard.append)
+        self._heard, self._generations = heard, list[int | None]()
+        self._monitor = PodsMonitor("terway", self._hear)
 
-    def __enter__(self) -> None:
+    def _hear(self, number: int, generation: int | None) -> None:
+        self._heard.append(number)
+        self._generations.append(generation)
+
+    def __enter__(self) -> list[int | None]:
         with inside(self._path):
             self._monitor.__enter__()
+        return self._generations
 
     def __exit__(self, *_: object) -> None:
         self._monitor.__exit__()

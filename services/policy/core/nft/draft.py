@@ -62,6 +62,11 @@ class Draft:
         if before != data:
             self.change(name, () if data is None else ((key, data),), () if before is None else ((key, before),))
 
+    @property
+    def staged(self) -> bool:
+        """Whether anything was said since the last flush; it may come to nothing."""
+        return bool(self._staged_chains or self._staged_sets or self._staged_elements)
+
     # ---- the flush
 
     def flush(self) -> Change:

@@ -13,7 +13,7 @@ What passes by `judged_link` is judged by the host in both directions, with the 
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from services.policy.core import messages as m
 from services.policy.core import nets
@@ -24,6 +24,27 @@ from services.policy.core.nft.settings import Settings
 
 _JUMP = re.compile(r"\b(?:jump|goto) (\S+)")
 _LOOKUP = re.compile(r"@(\S+)")
+
+
+class References:
+    """Where chains lead to and which sets they ask, read out of their rules once for all pods of a node."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[Chain, tuple[str, ...], tuple[str, ...]]] = {}
+
+    def of(self, chain: Chain) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The chains and the sets that its rules name."""
+        known = self._known.get(chain.name)
+        if known is None or known[0] is not chain:
+            targets = dict.fromkeys(name for rule in chain.rules for name in _JUMP.findall(rule))
+            sets = dict.fromkeys(name for rule in chain.rules for name in _LOOKUP.findall(rule))
+            known = self._known[chain.name] = chain, tuple(targets), tuple(sets)
+        return known[1], known[2]
+
+    def forget(self, chains: Iterable[str]) -> None:
+        """Chains that are gone."""
+        for name in chains:
+            self._known.pop(name, None)
 
 
 class PodTable:
@@ -37,8 +58,10 @@ class PodTable:
         open: bool = False,
         judged_link: str = "",
         addresses: tuple[str, ...] = (),
+        references: References | None = None,
     ) -> None:
-        """`addresses`: the pod's own, of which its packets must come; empty: of any."""
+        """`addresses`: the pod's own, of which its packets must come; empty: of any. `references`: shared by pods."""
+        self._references = references or References()
         self._settings = settings
         self._judged_link = judged_link
         self._addresses = addresses
@@ -56,17 +79,24 @@ class PodTable:
         return self._draft.table
 
     def follow(self, host: Table, change: Change) -> Change:
-        """What becomes of this table. `host`: the host's, after `change`, of which none may be left out.
+        """What becomes of this table, at once. See `take`."""
+        self.take(host, change)
+        return self.flush()
+
+    def take(self, host: Table, change: Change) -> bool:
+        """The host's table as it is wanted after `change`, of which none may be left out; whether it is of this one.
 
         The first time `change` does not matter. Costs what changed, and the size of this table if that was of it.
         """
         if not self._begun or self._concerned(change):
             self._begun = True
             self._rebuild(host)
-        for name in self._sets:
-            added, removed = change.elements_added.get(name, ()), change.elements_removed.get(name, ())
-            if added or removed:
-                self._draft.change(name, added, removed)
+        for name in self._sets & (change.elements_added.keys() | change.elements_removed.keys()):
+            self._draft.change(name, change.elements_added.get(name, ()), change.elements_removed.get(name, ()))
+        return self._draft.staged
+
+    def flush(self) -> Change:
+        """What has changed of this table since the last flush, however often it was told."""
         return self._draft.flush()
 
     def _concerned(self, change: Change) -> bool:
@@ -77,8 +107,8 @@ class PodTable:
 
     def _rebuild(self, host: Table) -> None:
         known = self._ingress in host.chains and self._egress in host.chains
-        wanted = dict(_reached(host, (self._ingress, self._egress))) if known else {}
-        used = {name for chain in wanted.values() for rule in chain.rules for name in _LOOKUP.findall(rule)}
+        wanted = dict(self._reached(host, (self._ingress, self._egress))) if known else {}
+        used = {name for chain in wanted.values() for name in self._references.of(chain)[1]}
         for chain in self._base_chains(self._word(self._ingress, known), self._word(self._egress, known)):
             wanted[chain.name] = chain
         for name in self._chains.keys() - wanted.keys():
@@ -91,6 +121,17 @@ class PodTable:
         for name in used - self._sets:
             self._draft.set(host.sets[name], host.elements.get(name, ()))
         self._chains, self._sets = wanted, used
+
+    def _reached(self, host: Table, roots: tuple[str, ...]) -> Iterator[tuple[str, Chain]]:
+        """The roots and all chains that they lead to, once each."""
+        waiting, seen = list(roots), set(roots)
+        while waiting:
+            chain = host.chains[waiting.pop()]
+            yield chain.name, chain
+            for target in self._references.of(chain)[0]:
+                if target not in seen:
+                    seen.add(target)
+                    waiting.append(target)
 
     def _base_chains(self, ingress: str, egress: str) -> Iterator[Chain]:
         settings, judged = self._settings, f'ifname "{self._judged_link}" accept'
@@ -121,19 +162,6 @@ class PodTable:
         if known:
             return f"goto {chain}"
         return "accept" if self._open else 'counter drop comment "no pod is known to be here"'
-
-
-def _reached(host: Table, roots: tuple[str, ...]) -> Iterator[tuple[str, Chain]]:
-    """The roots and all chains that they lead to, once each."""
-    waiting, seen = list(roots), set(roots)
-    while waiting:
-        chain = host.chains[waiting.pop()]
-        yield chain.name, chain
-        for rule in chain.rules:
-            for target in _JUMP.findall(rule):
-                if target not in seen:
-                    seen.add(target)
-                    waiting.append(target)
 
 
 def _listed(field: str, listed: tuple[str, ...]) -> Iterator[str]:
