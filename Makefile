@@ -43,9 +43,12 @@ bench: setup         ## ratios measured side by side; writes build/bench.json
 	$(PYTHON) -m tests.bench.bandwidth_bench
 	$(PYTHON) -m tests.bench.enforce_bench
 
-conformance: setup   ## every cyclonus step with at most nine pods, live on two nodes with real packets; MODE=vpc-route, STACK=dual: the cells in another mode, or by IPv6
+CONFORMANCE_shared-veth-ipv4 := tests/conformance
+CONFORMANCE_exclusive-eni-ipv4 := tests/conformance/test_exclusive_live.py
+CONFORMANCE := $(addprefix tests/conformance/test_,cyclonus_live.py enforced_live.py api_server_live.py)
+conformance: setup   ## every cyclonus step with at most nine pods, live on two nodes with real packets, 200 pods started under floods, services killed; MODE=vpc-route, STACK=dual: in another mode, or by IPv6
 	TERWAY_CONFORMANCE=all TERWAY_CONFORMANCE_MODE=$(MODE) TERWAY_CONFORMANCE_STACK=$(STACK) .venv/bin/pytest -q -s \
-	    $(if $(filter shared-veth-ipv4,$(MODE)-$(STACK)),tests/conformance,tests/conformance/test_cyclonus_live.py)
+	    $(or $(CONFORMANCE_$(MODE)-$(STACK)),$(CONFORMANCE))
 	$(if $(filter shared-veth-ipv4,$(MODE)-$(STACK)),TERWAY_CELLS=60 $(PYTHON) -m tests.kernel -k test_every_cell --timeout 800)
 
 SOAK_S ?= 1800

@@ -6,12 +6,13 @@ import time
 
 
 def main(port: int, addresses: list[str]) -> None:
-    one = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    four = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    six = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) if any(":" in address for address in addresses) else four
     sent = 0
     while True:
         for address in addresses:
             try:
-                one.sendto(b"flood", (address, port))
+                (six if ":" in address else four).sendto(b"flood", (address, port))
             except OSError:
                 pass  # nobody has the address right now
             sent += 1

@@ -16,16 +16,10 @@ from compose.lab.control import Control, connect
 from compose.lab.serve import Port
 from compose.lab.waiting import until
 from shared.kube.resources import CONFIGMAPS
+from tests.conformance.cases import DENY_X, ONLY_B_TO_A, step
 from tests.conformance.site import PATIENCE_S, Probe, Site
 from tests.conformance.streams import POLICIES, streaming
-from tests.conformance.test_enforced_live import (
-    DENY_X,
-    ONLY_B_TO_A,
-    POLICY,
-    judged_all_the_time,
-    more,
-    step,
-)
+from tests.conformance.test_enforced_live import POLICY, judged_all_the_time, more
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(900), pytest.mark.asyncio(loop_scope="session")]
 

@@ -3,8 +3,6 @@
 What test_cyclonus_live.py and test_enforced_live.py ask of the default mode, and what only rules in a pod can suffer.
 """
 
-import asyncio
-import itertools
 import json
 import os
 import subprocess
@@ -22,20 +20,13 @@ from compose.lab.probe import ask
 from compose.lab.waiting import until
 from shared.kube.resources import EVENTS
 from shared.model import Mode
+from tests.conformance.cases import DENY_X, ONLY_B_TO_A, every, policy, step
+from tests.conformance.flooding import behind_the_rules, received_by_closed_pods
 from tests.conformance.site import PORTS, Probe, Site, site
+from tests.conformance.streams import POLICIES, streaming
+from tests.conformance.test_api_server_live import held_while_the_api_server_is_killed_and_started
 from tests.conformance.test_cyclonus_live import steps, wrong_cells
-from tests.conformance.test_enforced_live import (
-    DENY_X,
-    ONLY_B_TO_A,
-    POLICY,
-    every,
-    flooding,
-    judged_all_the_time,
-    more,
-    policy,
-    received,
-    step,
-)
+from tests.conformance.test_enforced_live import POLICY, judged_all_the_time, more
 from tests.policy.conftest import vectors
 
 __all__ = ["vectors"]
@@ -147,15 +138,17 @@ async def test_a_pods_own_rules_are_left_alone(cluster: Site) -> None:
 
 async def test_policies_hold_while_the_service_is_killed_and_started(cluster: Site) -> None:
     """Old rules stay until the new process knows everything. It finds the pods' namespaces again by itself."""
-    await cluster.enter(step(DENY_X, ONLY_B_TO_A))
-    async with judged_all_the_time(cluster) as rounds:
+    await cluster.enter(step(DENY_X, ONLY_B_TO_A, *POLICIES))
+    async with judged_all_the_time(cluster) as rounds, streaming(cluster) as flowing:
         for node in ("node1", "node2"):
             corner = cluster.layout.node(node)
             before = len(rounds)
             await services.stop(corner, POLICY, kill=True)
+            flowing.note(f"{node}'s policy service was killed")
             await more(rounds, before)
             before = len(rounds)
             services.start(corner, POLICY)
+            flowing.note(f"{node}'s policy service was started")
             await services.wait_ready(corner, [POLICY])
             await more(rounds, before)
     await cluster.settled()
@@ -167,6 +160,11 @@ async def test_policies_hold_while_the_service_is_killed_and_started(cluster: Si
     }
     answers = await cluster.ask(probes, allowed)
     assert {probe for probe, answer in answers.items() if answer == "."} == allowed
+
+
+@pytest.mark.skipif(not ALL, reason="make conformance; the same as in the default mode but for where the rules are")
+async def test_policies_hold_while_the_api_server_is_killed_and_started(cluster: Site) -> None:
+    await held_while_the_api_server_is_killed_and_started(cluster)
 
 
 async def test_rules_removed_while_nobody_looks_come_back_with_the_service(cluster: Site) -> None:
@@ -212,25 +210,7 @@ async def test_off_takes_all_of_ours_and_only_ours(cluster: Site) -> None:
 async def test_not_one_packet_gets_in_from_a_peer_that_is_denied(cluster: Site) -> None:
     """It floods the addresses from before the pods exist until after they run; counted is what the pod's stack was
     ever given, from its namespace's birth: behind the rules, which are inside."""
-    await cluster.pods.ensure_namespace("flooded")
-    await cluster.enter(step(policy("closed", "flooded", podSelector={"matchLabels": {"closed": "yes"}})))
-    subnet = ".".join(cluster.record.facts("node2").primary_ip.split(".")[:3])
-    targets = [f"{subnet}.{last}" for last in range(2, 60)]
-    targets = [address for address in targets if address not in cluster.addresses.values()]
-    numbers = itertools.count()
-    with flooding(cluster, "x/a", targets) as far, flooding(cluster, "z/a", targets) as near:
-        floods = (far, near)
-        came = await received(cluster, f"open{next(numbers)}", {}, floods, counter="InDelivers")
-        assert came > 0, "the flood reaches what is open"
-        waiting = asyncio.Semaphore(AT_ONCE)
-
-        async def started() -> int:
-            async with waiting:
-                name = f"closed{next(numbers)}"
-                return await received(cluster, name, {"closed": "yes"}, floods, counter="InDelivers")
-
-        got = await asyncio.gather(*(started() for _ in range(STARTS)))
-    assert got == [0] * STARTS
+    assert await received_by_closed_pods(cluster, STARTS, AT_ONCE, behind_the_rules) == [(0, 0)] * STARTS
 
 
 # ---- parts

@@ -23,17 +23,9 @@ from compose.lab.serve import Port
 from compose.lab.waiting import until
 from shared.model import PodKey
 from tests.conformance.calico import define, host, network_set, policy, rule, to, written
+from tests.conformance.cases import DENY_X, ONLY_B_TO_A, every, step
 from tests.conformance.site import PORTS, Probe, Site
-from tests.conformance.test_enforced_live import (
-    DENY_X,
-    ONLY_B_TO_A,
-    POLICY,
-    every,
-    judged_all_the_time,
-    more,
-    run,
-    step,
-)
+from tests.conformance.test_enforced_live import POLICY, judged_all_the_time, more, run
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(900), pytest.mark.asyncio(loop_scope="session")]
 
