@@ -9,7 +9,7 @@ from typing import Any
 from compose.lab import process, services
 from compose.lab.containerd.daemon import Daemon
 from compose.lab.control import NodeFacts
-from compose.lab.kubeapi.allocation import SERVICE_CIDR
+from compose.lab.kubeapi.allocation import SERVICE_CIDR, SERVICE_CIDR6
 from compose.lab.layout import NodeLayout
 from compose.lab.record import Options
 from compose.lab.waiting import until
@@ -92,7 +92,7 @@ def config_of(node: NodeLayout, facts: NodeFacts, options: Options, about: dict[
             "ip_pool_sync_period": f"{options.pool_sync_s:g}s",
             "vswitches": {facts.zone: [facts.vswitch]},
             "security_group": about["security_groups"][0],
-            "service_cidr": str(SERVICE_CIDR),
+            "service_cidr": f"{SERVICE_CIDR},{SERVICE_CIDR6}" if options.stack == "dual" else str(SERVICE_CIDR),
             "backoff_override": _backoffs(options),
         },
     }

@@ -114,6 +114,7 @@ async def serve(node: NodeConfig, settings: Settings, stop: asyncio.Event, *, wi
                 mtu=settings.own.mtu,
                 mode=settings.own.mode,
                 host_stack=settings.host_stack,
+                own_address=settings.own.services_keep_source,
             )
             stated = await _stated(journal)
             symmetric = settings.symmetric_routing

@@ -4,7 +4,7 @@ Nothing is remembered beside the Services themselves: what none of them holds is
 """
 
 from collections.abc import Iterable
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
 from compose.lab.kubeapi.kinds import Kind
@@ -15,6 +15,8 @@ from compose.lab.kubeapi.validation.fields import Problems
 Json = dict[str, Any]
 
 SERVICE_CIDR = IPv4Network("172.21.0.0/20")
+SERVICE_CIDR6 = IPv6Network("fd00:172:21::/112")
+"""Of a dual-stack cluster; this API server gives Services IPv4 addresses only."""
 NODE_PORTS = range(30000, 32768)
 
 

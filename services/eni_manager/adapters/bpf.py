@@ -20,7 +20,7 @@ _NUMBERS: Final = {"x86_64": 321, "aarch64": 280}
 
 _MAP_CREATE, _MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE, _MAP_NEXT, _PROGRAM_LOAD, _TEST_RUN = 0, 1, 2, 3, 4, 5, 10
 _PROGRAM_BY_ID, _MAP_BY_ID, _INFO = 13, 14, 15
-_LONGEST_PREFIX: Final = 11
+_LONGEST_PREFIX, _LEAST_RECENT = 11, 9
 _NOT_PREALLOCATED: Final = 1
 _CLASSIFIER: Final = 3
 _LOG: Final = 1 << 16
@@ -64,6 +64,11 @@ def closing(descriptor: int) -> Iterator[int]:
 def create_prefix_map(*, key_size: int, value_size: int, most: int) -> int:
     """A map that finds the longest prefix; its descriptor."""
     return call(_MAP_CREATE, bytearray(pack("=IIIII", _LONGEST_PREFIX, key_size, value_size, most, _NOT_PREALLOCATED)))
+
+
+def create_recent_map(*, key_size: int, value_size: int, most: int) -> int:
+    """A hash that forgets what was used least recently when it is full; its descriptor. Its memory is taken at once."""
+    return call(_MAP_CREATE, bytearray(pack("=IIIII", _LEAST_RECENT, key_size, value_size, most, 0)))
 
 
 def put(map_fd: int, key: bytes, value: bytes) -> None:

@@ -10,7 +10,7 @@ from typing import Self
 
 import msgspec
 
-from services.eni_manager.adapters import netns, sysctl
+from services.eni_manager.adapters import classifiers, netns, sysctl
 from services.eni_manager.adapters.netlink_intake import get_redirects, put_redirect, seen_redirect
 from services.eni_manager.adapters.netlink_links import (
     get_link,
@@ -33,7 +33,17 @@ from services.eni_manager.adapters.netlink_values import (
 from services.eni_manager.adapters.netlink_wire import Request
 from services.eni_manager.core.wiring.difference import Change, Put
 from services.eni_manager.core.wiring.standing import SeenLink
-from services.eni_manager.core.wiring.values import Ingress, Item, Link, Redirect, Rule, Side, Sysctl, link_of
+from services.eni_manager.core.wiring.values import (
+    Classifier,
+    Ingress,
+    Item,
+    Link,
+    Redirect,
+    Rule,
+    Side,
+    Sysctl,
+    link_of,
+)
 from shared.model import Ip
 from shared.netlink import Message as Frame
 
@@ -119,6 +129,7 @@ class Stack:
         """Make everything so without looking first, in one batch; `indices`: the ifindex of each link concerned."""
         settings: list[Sysctl] = []
         redirects: list[Redirect] = []
+        programs: list[Classifier] = []
         requests: list[Request] = []
         for item in items:
             match item:
@@ -126,23 +137,29 @@ class Stack:
                     settings.append(item)
                 case Redirect():
                     redirects.append(item)
+                case Classifier():
+                    programs.append(item)
                 case _:
                     requests.append(put(item, _index(item, indices)))
         if settings:
             self._write(settings)
         self._socket.batch(requests).expect(*_IS_SO)
         self._redirect(redirects, indices)
+        classifiers.put(self._socket, programs, indices)
 
     def mend(self, changes: Iterable[Change], indices: dict[str, int]) -> None:
         """Carry out changes; a missing link cannot be made here, so what is to be on it is passed over."""
         kernel: list[Change] = []
         settings: list[Sysctl] = []
         redirects: list[Redirect] = []
+        programs: list[Classifier] = []
         for change in changes:
             if isinstance(change.item, Sysctl):
                 settings.append(change.item)
             elif isinstance(change.item, Redirect):
                 redirects.append(change.item)
+            elif isinstance(change.item, Classifier):
+                programs.append(change.item)
             elif isinstance(change.item, Rule) or link_of(change.item) in indices:
                 kernel.append(change)
         if settings:
@@ -154,6 +171,7 @@ class Stack:
             if refusal.errno not in (_MENDED if isinstance(kernel[position], Put) else ABSENT):
                 raise refusal
         self._redirect(redirects, indices)
+        classifiers.put(self._socket, programs, indices)
 
     def _redirect(self, items: Iterable[Redirect], indices: dict[str, int]) -> None:
         for item in items:
@@ -162,8 +180,15 @@ class Stack:
                 self._socket.batch((gone,)).expect(*ABSENT)
                 self._socket.batch((fresh,)).expect()
 
-    def listing(self, links: dict[str, SeenLink], settings: tuple[Sysctl, ...] = (), *, v6: bool) -> Listing:
-        """What stands on these links now, and all rules. `settings` says which to read."""
+    def listing(
+        self,
+        links: dict[str, SeenLink],
+        settings: tuple[Sysctl, ...] = (),
+        programs: tuple[Classifier, ...] = (),
+        *,
+        v6: bool,
+    ) -> Listing:
+        """What stands on these links now, and all rules. `settings` and `programs` say which to read, and look for."""
         names = {seen.index: name for name, seen in links.items()}
         found: list[Item] = [Link(name, seen.mtu, seen.up, seen.noarp) for name, seen in links.items()]
         for request, decode in listings(v6=v6):
@@ -171,6 +196,7 @@ class Stack:
         for index in [links[item.link].index for item in found if isinstance(item, Ingress)]:
             filters = self._socket.dump(get_redirects(index))
             found += [item for frame in filters if (item := seen_redirect(frame, names)) is not None]
+        found += classifiers.seen(self._socket, programs, {name: link.index for name, link in links.items()})
         rules = [seen for request in rule_listings(v6=v6) for seen in seen_rules(self._socket.dump(request))]
         return Listing(
             side=Side.of([*self._read(settings), *found, *(rule for rule, _ in rules)]),

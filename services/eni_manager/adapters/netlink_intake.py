@@ -45,6 +45,11 @@ def drop_ingress(item: Ingress, index: int) -> Request:
     return Request(_DELQDISC, 0, _TC.pack(AF_UNSPEC, index, _HANDLE, _INGRESS, 0), item)
 
 
+def drop_redirect(item: Redirect, index: int) -> Request:
+    """Our filter goes; refused where there is none."""
+    return Request(_DELTFILTER, 0, _TC.pack(AF_UNSPEC, index, 0, _HANDLE, _INFO), item)
+
+
 def put_redirect(item: Redirect, index: int, to: int) -> tuple[Request, Request]:
     """Our filter goes, if there is one, and comes; the first of the two is refused where there is none."""
     everything = _SELECTOR.pack(_TERMINAL, 0, 1, 0, 0, 0, 0, 0) + _KEY.pack(0, 0, 0, 0)
@@ -53,7 +58,7 @@ def put_redirect(item: Redirect, index: int, to: int) -> tuple[Request, Request]
     options = attribute(_U32_SEL, everything) + attribute(_U32_ACT, action)
     fresh = _TC.pack(AF_UNSPEC, index, _ONLY, _HANDLE, _INFO) + text(_TCA_KIND, "u32")
     return (
-        Request(_DELTFILTER, 0, _TC.pack(AF_UNSPEC, index, 0, _HANDLE, _INFO), item),
+        drop_redirect(item, index),
         Request(_NEWTFILTER, CREATE | EXCL, fresh + attribute(_TCA_OPTIONS, options), item),
     )
 

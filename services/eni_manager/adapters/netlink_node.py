@@ -3,12 +3,16 @@
 Plumbing (netlink_plumbing.py) connects sandboxes on top of it.
 """
 
+import errno
 import os
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 
-from services.eni_manager.adapters import netns, nft
-from services.eni_manager.adapters.netlink import Stack
+from msgspec.structs import replace
+
+from services.eni_manager.adapters import classifiers, netns, nft
+from services.eni_manager.adapters.netlink import ABSENT, Stack
+from services.eni_manager.adapters.netlink_links import create_ifb, delete_link
 from services.eni_manager.adapters.nics import Nics, is_nic
 from services.eni_manager.adapters.settling import wait_until_it_sends
 from services.eni_manager.core.wiring.difference import Change, Drop, changes
@@ -16,18 +20,20 @@ from services.eni_manager.core.wiring.exclusive import masquerade as exclusive_m
 from services.eni_manager.core.wiring.exclusive import without_masquerade as exclusive_nothing
 from services.eni_manager.core.wiring.standing import SeenLink
 from services.eni_manager.core.wiring.symmetric import ruleset, symmetric, without_ruleset
+from services.eni_manager.core.wiring.turning import LINK as TURN
+from services.eni_manager.core.wiring.turning import turn
 from services.eni_manager.core.wiring.values import EniLink, Node, Side
 from services.eni_manager.core.wiring.veth import uplink
 from services.eni_manager.core.wiring.vpc_route import Nat, masquerade
 from shared.errors import Conflict, NotFound
-from shared.model import Mac, Subnet
+from shared.model import Mac, Mode, Subnet
 
 
 class NodeSide:
     """The node's stack and the way into pods'. Make it and use it in one and the same thread."""
 
     def __init__(self, node: Node) -> None:
-        self._node = node
+        self._node = _as_able(node)
         self._home_fd = netns.own_netns()
         self._host = Stack(self._home_fd)
         self._eni_indices: dict[Mac, int] = {}
@@ -37,7 +43,7 @@ class NodeSide:
 
     def know(self, node: Node) -> None:
         """What is known of the node from now on; pods that are wired already follow with the next repair."""
-        self._node = node
+        self._node = _as_able(node)
 
     def close(self) -> None:
         """Let go of the node's namespace."""
@@ -126,8 +132,24 @@ class NodeSide:
         nft.apply(masquerade(nat))
 
     def ensure_node_passes_on(self, *, wanted: bool) -> None:
-        """Have what the node passes on bear its address, where pods have ENIs to themselves, or no more."""
-        nft.apply(exclusive_masquerade(self._node) if wanted else exclusive_nothing(self._node))
+        """Have what the node passes on turned, or bear its address, where pods have ENIs to themselves; or no more."""
+        if wanted and self._node.own_address and self._node.mode is Mode.EXCLUSIVE_ENI:
+            side = turn(self._node)
+            self._ensure_turn(side)
+            self._converge(self._host, side)
+            nft.apply(exclusive_masquerade(self._node))
+            return
+        node = replace(self._node, own_address=False)
+        nft.apply(exclusive_masquerade(node) if wanted else exclusive_nothing(node))
+        if (seen := self._host.link(TURN)) is not None:
+            self._host.mend([Drop(rule) for rule in turn(self._node).rules], {})
+            self._host.send(delete_link(seen.index)).expect(*ABSENT)
+
+    def _ensure_turn(self, wanted: Side) -> None:
+        """The link by which Services' packets go back to their pods, where it is wanted."""
+        for link in wanted.links:
+            if link.name == TURN and self._host.link(TURN) is None:
+                self._host.send(create_ifb(TURN, link.mtu)).expect(errno.EEXIST)
 
     # ---- ways into pods' namespaces
 
@@ -164,10 +186,16 @@ class NodeSide:
         return self._changes(stack, wanted, links_of(stack, wanted))
 
     def _changes(self, stack: Stack, wanted: Side, links: dict[str, SeenLink]) -> list[Change]:
-        return changes(wanted, stack.listing(links, wanted.sysctls, v6=self._with_v6(wanted)).side)
+        listing = stack.listing(links, wanted.sysctls, wanted.classifiers, v6=self._with_v6(wanted))
+        return changes(wanted, listing.side)
 
     def _with_v6(self, wanted: Side) -> bool:
         return self._node.ipv6 is not None or any(":" in address.ip for address in wanted.addresses)
+
+
+def _as_able(node: Node) -> Node:
+    """What is wanted of the node, as far as its kernel can."""
+    return replace(node, own_address=node.own_address and classifiers.able())
 
 
 def links_of(stack: Stack, wanted: Side) -> dict[str, SeenLink]:

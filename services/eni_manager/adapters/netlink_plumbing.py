@@ -65,6 +65,7 @@ class Plumbing(NodeSide):
             wiring = self._wiring(lease, mtu)
             if self._make_way(wiring, pod) is Standing.WIRED:
                 self._alias(wiring)
+                self._ensure_turn(wiring.uplink)
                 self._converge(self._host, wiring.uplink, wiring.host)
                 with self._moved_in(wiring, pod, netns_fd):
                     self._converge(pod, wiring.pod)
@@ -77,6 +78,9 @@ class Plumbing(NodeSide):
             indices = {wiring.veth.host: host_index}
             if wiring.eni is not None:
                 indices[wiring.eni.name] = wiring.eni.index
+            else:
+                self._ensure_turn(wiring.uplink)
+                indices |= {link.name: link_in(self._host, link.name).index for link in wiring.uplink.links}
             self._host.make((*wiring.uplink.items, *wiring.host.items), indices)
             crashpoint("eni.plug.after_node")
             with self._moved_in(wiring, pod, netns_fd):
@@ -186,9 +190,11 @@ class Plumbing(NodeSide):
                 continue
             items += (*wiring.uplink.items, *wiring.host.items)
         wanted = Side.of(items)
+        self._ensure_turn(wanted)
+        links = {link.name: link for link in self._host.links()}
         marked = {name: link for name, link in links.items() if key_of(link.alias) and not is_retired(link)}
         concerned = marked | {link.name: links[link.name] for link in wanted.links if link.name in links}
-        listing = self._host.listing(concerned, wanted.sysctls, v6=self._with_v6(wanted))
+        listing = self._host.listing(concerned, wanted.sysctls, wanted.classifiers, v6=self._with_v6(wanted))
         routed = {route.to for route in listing.side.routes if route.link in marked}
         stale = stale_rules(listing.marked, used=routed | {host_cidr(ip) for ip in in_use})
         todo = [*changes(wanted, listing.side), *(Drop(rule) for rule in stale)]

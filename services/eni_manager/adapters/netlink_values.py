@@ -16,6 +16,7 @@ from services.eni_manager.core.wiring.shaping import TICKS_PER_SECOND
 from services.eni_manager.core.wiring.values import (
     GATEWAY6,
     Address,
+    Classifier,
     Diversion,
     Ingress,
     Item,
@@ -291,7 +292,7 @@ def put(item: Item, index: int) -> Request:
             return put_ingress(item, index)
         case Sysctl():
             raise ValueError(f"{item} is a file, not a message")
-        case Redirect() | Diversion():
+        case Redirect() | Classifier() | Diversion():
             raise ValueError(f"{item} is on two links, and more than one message")
         case _:
             assert_never(item)
@@ -312,7 +313,7 @@ def drop(item: Item, index: int) -> Request:
             return Request(_DELQDISC, 0, _qdisc_head(index), item)
         case Ingress():
             return drop_ingress(item, index)
-        case Link() | Sysctl() | Redirect() | Diversion():
+        case Link() | Sysctl() | Redirect() | Classifier() | Diversion():
             raise ValueError(f"{item} is not taken away by value")
         case _:
             assert_never(item)

@@ -13,6 +13,7 @@ from typing import Final
 
 from services.eni_manager.adapters import netns
 from services.eni_manager.adapters.netlink import ABSENT, Stack
+from services.eni_manager.adapters.netlink_intake import drop_redirect
 from services.eni_manager.adapters.netlink_links import create_ifb, delete_link, move_link
 from services.eni_manager.core.wiring.difference import Drop, Put, changes
 from services.eni_manager.core.wiring.exclusive import IFB
@@ -138,8 +139,10 @@ class Nics:
         indices = {name: link.index for name, link in links.items()}
         limited = {shaper.link for shaper in wanted.shapers}
         if not wiring.ifb:
-            led = {redirect.link for redirect in there.redirects if redirect.to == IFB}
-            pod.mend([Drop(Ingress(name)) for name in sorted(led)], indices)
+            led = [redirect for redirect in there.redirects if redirect.to == IFB]
+            pod.send(*(drop_redirect(each, indices[each.link]) for each in led)).expect(*ABSENT)
+            kept = {intake.link for intake in wanted.intakes}
+            pod.mend([Drop(Ingress(each.link)) for each in led if each.link not in kept], indices)
             if IFB in links:
                 pod.send(delete_link(links[IFB].index)).expect(*ABSENT)
         pod.mend([Drop(item) for item in there.shapers if item.link not in limited | {IFB}], indices)

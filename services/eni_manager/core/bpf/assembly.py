@@ -47,9 +47,14 @@ class Helper(IntEnum):
     """The kernel's functions that a program may call (linux/bpf.h)."""
 
     MAP_LOOKUP = 1
+    MAP_UPDATE = 2
     STORE_BYTES = 9
     REDIRECT = 23
     LOAD_BYTES = 26
+    REDIRECT_NEIGHBOUR = 152
+    """Linux 5.10: out of a link, its next hop looked up and asked for as if it were sent from there."""
+    REDIRECT_PEER = 155
+    """Linux 5.10: as if it came in at the other end of a veth, past this end's queue."""
 
 
 class Instruction(msgspec.Struct, frozen=True):
@@ -109,6 +114,36 @@ def add(to: Register, number: int) -> Instruction:
     return Instruction(0x07, to, immediate=number)
 
 
+def add_register(to: Register, number: Register) -> Instruction:
+    """to += number"""
+    return Instruction(0x0F, to, number)
+
+
+def mask(to: Register, bits: int) -> Instruction:
+    """to &= bits"""
+    return Instruction(0x57, to, immediate=bits)
+
+
+def set_bits(to: Register, bits: int) -> Instruction:
+    """to |= bits"""
+    return Instruction(0x47, to, immediate=bits)
+
+
+def shift_left(to: Register, by: int) -> Instruction:
+    """to <<= by"""
+    return Instruction(0x67, to, immediate=by)
+
+
+def load8(to: Register, base: Register, offset: int) -> Instruction:
+    """to = the byte at base + offset, zero extended"""
+    return Instruction(0x71, to, base, offset)
+
+
+def load16(to: Register, base: Register, offset: int) -> Instruction:
+    """to = the 16 bits at base + offset, zero extended"""
+    return Instruction(0x69, to, base, offset)
+
+
 def load32(to: Register, base: Register, offset: int) -> Instruction:
     """to = the 32 bits at base + offset, zero extended"""
     return Instruction(0x61, to, base, offset)
@@ -117,6 +152,11 @@ def load32(to: Register, base: Register, offset: int) -> Instruction:
 def store32(base: Register, offset: int, number: int) -> Instruction:
     """The 32 bits at base + offset = number"""
     return Instruction(0x62, base, offset=offset, immediate=_signed(number))
+
+
+def keep32(base: Register, offset: int, value: Register) -> Instruction:
+    """The 32 bits at base + offset = the low half of value"""
+    return Instruction(0x63, base, value, offset)
 
 
 def store64(base: Register, offset: int, number: int) -> Instruction:
@@ -147,6 +187,11 @@ def jump_if(register: Register, number: int, target: str) -> Instruction:
 def jump_unless(register: Register, number: int, target: str) -> Instruction:
     """Go on at the label unless register == number."""
     return Instruction(0x55, register, immediate=number, target=target)
+
+
+def jump_unless32(register: Register, number: int, target: str) -> Instruction:
+    """Go on at the label unless the low half of the register is these 32 bits (Linux 5.1)."""
+    return Instruction(0x56, register, immediate=_signed(number), target=target)
 
 
 def leave() -> Instruction:

@@ -60,6 +60,7 @@ def changes(wanted: Side, actual: Side) -> list[Change]:
         *_shapers(wanted.shapers, actual.shapers),
         *_missing(wanted.intakes, actual.intakes),
         *_redirects(wanted.redirects, actual.redirects),
+        *_missing(wanted.classifiers, actual.classifiers),
         *_diversions(wanted.diversions, actual.diversions),
     ]
 

@@ -3,11 +3,16 @@
 pod  eth0 (the ENI)  podIP/32, default via the vSwitch's gateway onlink
      veth1           podIP/32, 169.254.1.1 scope link, permanent neighbour 169.254.1.1 = MAC of cali…
                      Services, host-stack ranges and the node itself via 169.254.1.1
+     both, in        classifiers: Services' packets, back from the node, out by the ENI; answers to them to the node
 host cali…           podIP dev cali… scope link                (table main)
-     nft             what the node passes on bears its own address     (tables ip, ip6 terway_masq, once per node)
+     terway-turn     what is marked leaves by it, and a classifier sends it back to where it came in    (once per node)
+     nft             what a pod sends to a Service is marked once it is translated; what else the node passes on bears
+                     its own address                                   (tables ip, ip6 terway_masq, once per node)
 
 What the node passes on comes from a pod and goes to a Service's backend, or goes to a pod by a NodePort: answers would
-go by the ENIs and never come by this node again. So a backend sees the client's node.
+go by the ENIs and never come by this node again. So what it passes on bears the node's address. Except what pods send
+to Services: that goes back to the pod, out by its ENI, and answers take the same way (core/wiring/turning.py). Where
+the kernel has no programs for that (`Node.own_address`), a Service's backend sees the client's node.
 
 Limits: what the pod sends is queued on each of its links; what comes in by either, on one ifb that both lead through.
 """
@@ -16,11 +21,14 @@ from collections.abc import Iterable
 
 from msgspec.structs import replace
 
+from services.eni_manager.core.bpf.own_address import Part
+from services.eni_manager.core.wiring import turning
 from services.eni_manager.core.wiring.shaping import shaper
 from services.eni_manager.core.wiring.values import (
     GATEWAY4,
     GATEWAY6,
     Address,
+    Classifier,
     Ingress,
     Link,
     Neighbour,
@@ -47,13 +55,16 @@ def exclusive_eni(lease: Lease, node: Node, *, mtu: int | None = None) -> Wiring
     """What this lease wants. `mtu` None: the node's usual one."""
     pair = replace(pair_of(lease, node.mtu if mtu is None else mtu), pod=host_peer(lease.key.ifname))
     nic = Nic(lease.eni_mac, lease.key.ifname)
-    parts = (_by_the_eni(lease, nic, pair.mtu), _by_the_node(lease, node, pair), _limits(lease, nic, pair))
+    parts = [_by_the_eni(lease, nic, pair.mtu), _by_the_node(lease, node, pair), _limits(lease, nic, pair)]
+    if node.own_address:
+        parts.append(_turned(lease, nic, pair))
     return Wiring(
         key=lease.key,
         mode=lease.mode,
         veth=pair,
         host=replace(host_side(lease, pair), shapers=()),
         pod=Side.of(item for part in parts for item in part.items),
+        uplink=turning.turn(node) if node.own_address else Side(),
         nic=nic,
         ifb=IFB if lease.bandwidth.ingress else "",
     )
@@ -120,6 +131,17 @@ def _limits(lease: Lease, nic: Nic, pair: Veth) -> Side:
     )
 
 
+def _turned(lease: Lease, nic: Nic, pair: Veth) -> Side:
+    """Both ends of the way that what the pod sends to Services takes, and their answers take back."""
+    return Side(
+        intakes=(Ingress(nic.name), Ingress(pair.pod)),
+        classifiers=(
+            Classifier(pair.pod, Part.ONWARD, to=nic.name, own=lease.addresses),
+            Classifier(nic.name, Part.ANSWERS, to=pair.pod),
+        ),
+    )
+
+
 def _families(lease: Lease) -> list[tuple[Ip, Subnet | None, Cidr]]:
     found = ((lease.ipv4, lease.subnet4, DEFAULT4), (lease.ipv6, lease.subnet6, DEFAULT6))
     return [(ip, subnet, default) for ip, subnet, default in found if ip is not None]
@@ -131,12 +153,12 @@ def of_family(ranges: Iterable[Cidr], *, v6: bool) -> list[Cidr]:
 
 
 def masquerade(node: Node) -> str:
-    """One nft transaction that replaces what was there: what is passed on bears the node's address.
+    """One nft transaction that replaces what was there: what is passed on bears the node's address, or is turned.
 
     What the node itself sends keeps its source. Not told apart by the link that it came in by: kernels before 5.7 do
     not know that any more when it goes out.
     """
-    return "".join(_masquerade(family, own) for family, own in _own(node))
+    return "".join(_masquerade(node, family, own) for family, own in _own(node))
 
 
 def without_masquerade(node: Node) -> str:
@@ -148,12 +170,13 @@ def _own(node: Node) -> list[tuple[str, Ip]]:
     return [(family, own) for family, own in (("ip", node.ipv4), ("ip6", node.ipv6)) if own is not None]
 
 
-def _masquerade(family: str, own: Ip) -> str:
+def _masquerade(node: Node, family: str, own: Ip) -> str:
     return f"""{_nothing(family)}
 table {family} {NFT_TABLE} {{
+{turning.chains(family, of_family(node.host_stack, v6=family == "ip6")) if node.own_address else ""}
     chain postrouting {{
         type nat hook postrouting priority srcnat
-        oifname "lo" return
+        oifname {{ "lo", "{turning.LINK}" }} return
         fib saddr type local return
         snat to {own}
     }}

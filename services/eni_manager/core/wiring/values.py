@@ -10,6 +10,7 @@ from typing import Self
 
 import msgspec
 
+from services.eni_manager.core.bpf.own_address import Part
 from shared.model import AttachmentKey, Cidr, Ip, Mac, Mode
 
 MAIN_TABLE = 254
@@ -154,6 +155,22 @@ class Diversion(msgspec.Struct, frozen=True):
         return f"classifier dev {self.link} egress: {ranges} diverted to {self.to}"
 
 
+class Classifier(msgspec.Struct, frozen=True):
+    """A program of ours by which Services' backends see pods' own addresses (core/bpf/own_address.py).
+
+    `to`: the link that it sends to; `own`: the pod's addresses; both where its part asks for them.
+    """
+
+    link: str
+    part: Part
+    to: str = ""
+    own: tuple[Ip, ...] = ()
+
+    def __str__(self) -> str:
+        to = f" to {self.to}" if self.to else ""
+        return f"classifier dev {self.link}: Services' packets, {self.part}{to}"
+
+
 class Shaper(msgspec.Struct, frozen=True):
     """A root tbf qdisc in the kernel's units: bytes, bytes per second, ticks of 64 ns."""
 
@@ -166,10 +183,12 @@ class Shaper(msgspec.Struct, frozen=True):
         return f"qdisc tbf dev {self.link} rate {self.rate} B/s limit {self.limit} B"
 
 
-Item = Sysctl | Link | Address | Route | Rule | Neighbour | Shaper | Ingress | Redirect | Diversion
+Item = Sysctl | Link | Address | Route | Rule | Neighbour | Shaper | Ingress | Redirect | Classifier | Diversion
 
 
-def link_of(item: Link | Address | Route | Neighbour | Shaper | Ingress | Redirect | Diversion | Sysctl) -> str:
+def link_of(
+    item: Link | Address | Route | Neighbour | Shaper | Ingress | Redirect | Classifier | Diversion | Sysctl,
+) -> str:
     """The name of the link that a value is on; a setting is on none."""
     match item:
         case Link(name=name):
@@ -192,6 +211,7 @@ class Side(msgspec.Struct, frozen=True):
     shapers: tuple[Shaper, ...] = ()
     intakes: tuple[Ingress, ...] = ()
     redirects: tuple[Redirect, ...] = ()
+    classifiers: tuple[Classifier, ...] = ()
     diversions: tuple[Diversion, ...] = ()
 
     @classmethod
@@ -208,6 +228,7 @@ class Side(msgspec.Struct, frozen=True):
             shapers=tuple(item for item in each if isinstance(item, Shaper)),
             intakes=tuple(item for item in each if isinstance(item, Ingress)),
             redirects=tuple(item for item in each if isinstance(item, Redirect)),
+            classifiers=tuple(item for item in each if isinstance(item, Classifier)),
             diversions=tuple(item for item in each if isinstance(item, Diversion)),
         )
 
@@ -224,6 +245,7 @@ class Side(msgspec.Struct, frozen=True):
             *self.shapers,
             *self.intakes,
             *self.redirects,
+            *self.classifiers,
             *self.diversions,
         )
 
@@ -264,6 +286,9 @@ class Node(msgspec.Struct, frozen=True):
     mtu: int = 1500
     mode: Mode = Mode.SHARED_VETH
     host_stack: tuple[Cidr, ...] = ()
+    own_address: bool = False
+    """Backends of Services see pods' own addresses in those modes, and not the node's: it is wanted, and the kernel can
+    (core/bpf/own_address.py)."""
 
 
 class Nic(msgspec.Struct, frozen=True):

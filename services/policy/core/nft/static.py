@@ -1,6 +1,6 @@
 """The base chains: a packet's way through the host's table, and through a pod's.
 
-    prerouting-raw   -300  from a pod: its source address is the pod's own, or it goes no further
+    prerouting-raw   -300  from a pod: its source address is the pod's own, or its destination, or it goes no further
                            untracked policy of host endpoints
     prerouting-dnat  -150  pre-DNAT policy of host endpoints
     (DNAT, routing: from here on a Service's packet has its pod's address)
@@ -105,6 +105,9 @@ def _sources(settings: Settings, *, spoofers: bool) -> Iterator[str]:
     for family in settings.families:
         address = "ip" if family == 4 else "ip6"
         yield f"iifname . {address} saddr @{SOURCES[family]} accept"
+        # Answers to a Service's client that has an ENI to itself come by its own link, from the backend (eni_manager's
+        # core/wiring/turning.py). Whoever forges one forges it for himself: it goes nowhere but back by that link.
+        yield f"iifname . {address} daddr @{SOURCES[family]} accept"
     if spoofers:
         yield f"iifname vmap @{SPOOFERS}"
     yield _LINK_LOCAL
