@@ -118,10 +118,11 @@ def _fourth(counter: str) -> int:
 
 
 def _sixth() -> int:
-    """Datagrams that came to anybody or to nobody; ICMPv6 is how neighbours find each other, and is let in."""
+    """Datagrams that came to anybody or to nobody, and what came before there was a way for it. ICMPv6 is how
+    neighbours find each other, and is let in; what they say to all may come before there is a way, too."""
     path = Path("/proc/thread-self/net/snmp6")
     if not path.exists():
         return 0
     counters = {name: int(number) for name, number in map(str.split, path.read_text().splitlines())}
-    names = ("Udp6InDatagrams", "Udp6NoPorts", "Udp6InErrors", "Udp6RcvbufErrors", "Ip6InAddrErrors", "Ip6InNoRoutes")
-    return sum(counters[name] for name in names)
+    astray = counters["Ip6InAddrErrors"] + counters["Ip6InNoRoutes"] - counters["Ip6InMcastPkts"]
+    return sum(counters[f"Udp6{name}"] for name in ("InDatagrams", "NoPorts", "InErrors")) + max(0, astray)

@@ -73,6 +73,16 @@ async def test_pods_are_met_by_their_own_addresses_in_the_vpc_and_by_the_nodes_o
         assert f" {other}." not in f" {packets}", (target, packets)
 
 
+@pytest.mark.parametrize("source", ["node2", "pod a"])
+async def test_a_packet_for_nobody_does_not_go_to_and_fro(source: str, site: Site, crew: Crew) -> None:
+    """The VPC hands all of a node's range to the node; what no pod has is unreachable, said by that node."""
+    nobody = f"{site.node('node1').pod_cidrs[0].rpartition('.')[0]}.253"
+    netns = site.node("node2").netns if source == "node2" else crew["a"].entry
+    command = ["nsenter", f"--net={netns}", "ping", "-c", "1", "-W", "20", nobody]
+    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False)
+    assert f"From {site.address('node1')}" in done.stdout and "Host Unreachable" in done.stdout, done.stdout
+
+
 async def test_an_entry_that_somebody_deletes_is_put_back_and_people_hear_of_it(site: Site, crew: Crew) -> None:
     [cidr] = site.node("node1").pod_cidrs[:1]
     assert await site.by("node2", "default/a:80/tcp") == "default/a"

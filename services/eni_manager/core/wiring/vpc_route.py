@@ -4,6 +4,8 @@ pod  as with shared-veth
 host cali…    podIP dev cali… scope link     (table main)
               no rules, no ENI: what leaves goes by the node's default route
      nft      from a pod to what is no pod: masqueraded     (table ip terway_brb_masq, once per node)
+              to an address of the node's range that no pod has: unreachable. The VPC hands all of the range to the
+              node, whose default route leads back to the VPC: such a packet would go to and fro until its end.
 """
 
 from collections.abc import Iterable
@@ -18,6 +20,7 @@ from shared.model import Cidr
 
 NFT_TABLE = "terway_brb_masq"
 """Terway's chain is `terway-brb-masq`."""
+UNREACHABLE = {4: "icmp type host-unreachable", 6: "icmpv6 type addr-unreachable"}
 
 
 def vpc_route(lease: Lease, node: Node, *, mtu: int | None = None) -> Wiring:
@@ -34,7 +37,7 @@ class Nat(msgspec.Struct, frozen=True):
 
 
 def masquerade(nat: Nat) -> str:
-    """Outbound NAT as one nft transaction that replaces what was there."""
+    """Outbound NAT, and the end of the way for who has no pod, as one nft transaction that replaces what was there."""
     return "".join(_table(family, nat) for family in ("ip", "ip6"))
 
 
@@ -49,6 +52,10 @@ def _table(family: str, nat: Nat) -> str:
     chain postrouting {{
         type nat hook postrouting priority srcnat
         {family} saddr {{ {sources} }} {elsewhere}masquerade
+    }}
+    chain forward {{
+        type filter hook forward priority filter
+        {family} daddr {{ {sources} }} rt {family} nexthop != {{ {sources} }} reject with {UNREACHABLE[version]}
     }}
 }}
 """
