@@ -22,8 +22,9 @@ lint:
 unit:                ## no namespaces, no lab; in another random order each time
 	.venv/bin/pytest -q -n 2 -m "not system and not lab and not crash and not compose"
 
-system:              ## network namespaces and labs, with packets
-	.venv/bin/pytest -q -m "(system or lab) and not crash"
+system:              ## network namespaces and labs, with packets; then, by themselves, what judges rates and delays
+	.venv/bin/pytest -q -n 2 --dist loadscope -m "(system or lab) and not (crash or alone)"
+	.venv/bin/pytest -q -m "(system or lab) and alone and not crash"
 
 crash: setup         ## kill -9 at every crash point, beside `make test`; two labs share the points
 	.venv/bin/pytest -q -n 2 -m crash

@@ -330,9 +330,10 @@ async def test_the_api_server_can_be_cut_off_slow_and_refusing(lab: Lab) -> None
         await lab.control("POST", "/faults", {"action": "kubernetes", "kind": "slow", "delay_s": 0.3})
         start = time.monotonic()
         assert await status() == 200 and time.monotonic() - start >= 0.3
+        await lab.control("POST", "/faults", {"action": "kubernetes", "kind": "slow", "delay_s": 60})
         await lab.control("DELETE", "/faults")
-        start = time.monotonic()
-        assert await status() == 200 and time.monotonic() - start < 0.3
+        async with asyncio.timeout(30):
+            assert await status() == 200
         await lab.control("POST", "/faults", {"action": "kubernetes", "kind": "compacted"})
         async with session.get("http://k/api/v1/pods?watch=1&resourceVersion=1") as answer:
             assert b"Expired" in await answer.content.readline() or answer.status == 410

@@ -15,6 +15,7 @@ from shared.model import Mac
 from tests.system.dataplane.world import (
     FAR6,
     NODE_IP6,
+    PATIENCE_S,
     SUBNET,
     SUBNET6,
     Memory,
@@ -51,6 +52,7 @@ def test_the_nodes_own_address_is_the_one_that_its_default_route_gives(world: Wo
 # ---- packets
 
 
+@pytest.mark.alone
 async def test_the_first_packet_of_a_pod_arrives_and_is_answered(world: World, dataplane: Dataplane) -> None:
     """No duplicate address detection, no lost neighbour solicitation: each would cost a second."""
     for _ in range(5):
@@ -66,6 +68,7 @@ async def test_the_first_packet_of_a_pod_arrives_and_is_answered(world: World, d
                 assert time.monotonic() - began < 0.8
 
 
+@pytest.mark.alone
 async def test_who_asks_first_is_answered_by_the_pod(world: World, dataplane: Dataplane) -> None:
     """The node need not ask for the pod's MAC, and may: a pod that has come to rest answers a solicitation."""
     box = world.sandbox(ipv6=True)
@@ -160,7 +163,7 @@ async def test_damage_on_the_node_is_found_and_mended(damage: str, world: World,
     world.node.ip(*filled(damage, world, box).split())
     assert await problems_of(dataplane, box) == expected
     dataplane.repair()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         while await problems_of(dataplane, box):  # noqa: ASYNC110 the kernel offers no event for it
             await asyncio.sleep(0.01)
     assert talks(box, box.ipv6, world.vpc, FAR6)

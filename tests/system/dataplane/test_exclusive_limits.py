@@ -32,6 +32,7 @@ async def dataplane(world: Exclusive, memory: Memory) -> AsyncIterator[Dataplane
         yield made
 
 
+@pytest.mark.alone
 async def test_what_comes_in_by_the_node_and_by_the_eni_is_limited_together(
     world: Exclusive, dataplane: Dataplane
 ) -> None:

@@ -26,6 +26,7 @@ from tests.system.dataplane.world import (
 pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("rate", RATES, ids=lambda rate: f"{rate // MBIT}Mbit")
 async def test_a_limit_is_met(rate: int, world: World, dataplane: Dataplane) -> None:
     for found in await met(world, dataplane, rate):
@@ -34,6 +35,7 @@ async def test_a_limit_is_met(rate: int, world: World, dataplane: Dataplane) -> 
         assert max(found) >= 1 - TOLERANCE, found
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("direction", DIRECTIONS)
 async def test_a_full_queue_delays_by_less_than_30_ms(direction: str, world: World, dataplane: Dataplane) -> None:
     rate = 10 * MBIT
@@ -50,6 +52,7 @@ async def test_a_full_queue_delays_by_less_than_30_ms(direction: str, world: Wor
     pytest.fail(f"95 of 100 pings take less than {slow} ms")
 
 
+@pytest.mark.alone
 async def test_a_limited_pod_does_not_slow_its_neighbour(world: World, dataplane: Dataplane) -> None:
     limited = world.sandbox(bandwidth=Bandwidth(ingress=MBIT, egress=MBIT))
     free = world.sandbox()

@@ -75,6 +75,7 @@ async def test_packets_reach_pods_on_the_node_the_node_itself_and_the_vpc(world:
     assert talks(one, one.ipv4, two, two.ipv4), "what stays on the node must not leave by the ENI"
 
 
+@pytest.mark.alone
 async def test_the_very_first_packet_to_a_new_pod_arrives(world: World, dataplane: Dataplane) -> None:
     """Lost, its ARP question would be asked again only after a second."""
     with world.node.socket(NODE_IP) as asking:

@@ -31,11 +31,11 @@ async def test_no_packet_gets_through_once_unplug_has_answered(world: World, mem
         box = world.sandbox()
         await plug(dataplane, box)
         with box.socket(box.ipv4, 7001) as inside, world.vpc.socket(FAR, 7001) as outside:
-            inside.settimeout(0.2)
-            outside.settimeout(0.2)
             outside.sendto(b"before", (box.ipv4, 7001))
             assert inside.recv(16) == b"before"
             await unplug(dataplane, box)
+            inside.settimeout(0.2)
+            outside.settimeout(0.2)
             outside.sendto(b"after", (box.ipv4, 7001))
             with pytest.raises(TimeoutError):
                 inside.recv(16)

@@ -37,6 +37,8 @@ NODE_IP = Ip("10.0.0.5")
 NODE_IP6 = Ip("2001:db8::5")
 FAR = Ip("203.0.113.10")
 FAR6 = Ip("2001:db8:ffff::10")
+PATIENCE_S = 20.0
+"""For what comes as soon as this machine gets round to it; nothing is asked to be as slow as that."""
 _CLONE_NEWNET = 0x40000000
 _libc = CDLL(None, use_errno=True)
 
@@ -122,7 +124,7 @@ class Space:
         """A UDP socket of this namespace."""
         with self.inside():
             udp = socket.socket(socket.AF_INET6 if ":" in bind else socket.AF_INET, socket.SOCK_DGRAM)
-        udp.settimeout(2)
+        udp.settimeout(PATIENCE_S)
         udp.bind((bind, port))
         return udp
 
@@ -343,7 +345,7 @@ def announced(space: Space) -> Iterator[list[int]]:
                 found.extend(frame.type for frame in frames(listener.recv(1 << 16)))
 
 
-def talks(source: Space, source_ip: str, target: Space, target_ip: str, *, within_s: float = 2.0) -> bool:
+def talks(source: Space, source_ip: str, target: Space, target_ip: str, *, within_s: float = PATIENCE_S) -> bool:
     """Does a datagram get there, from the address it should have, and its answer back? Asked again as clients do."""
     with source.socket(source_ip) as asking, target.socket(target_ip, 7000) as answering:
         asking.settimeout(0.1)
@@ -359,7 +361,7 @@ def talks(source: Space, source_ip: str, target: Space, target_ip: str, *, withi
     return False
 
 
-async def until(condition: Callable[[], bool], *, within_s: float = 5.0) -> None:
+async def until(condition: Callable[[], bool], *, within_s: float = PATIENCE_S) -> None:
     """Wait for a condition that comes true by others' work."""
     async with asyncio.timeout(within_s):
         while not condition():  # noqa: ASYNC110 the kernel offers no event for it

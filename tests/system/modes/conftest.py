@@ -36,6 +36,19 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("site", modes, indirect=True, scope="session")
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One mode after the other: pytest goes by places in lists of parameters, and would change labs all the time."""
+    ours = [place for place, item in enumerate(items) if _mode(item)]
+    for place, item in zip(ours, sorted((items[place] for place in ours), key=_mode), strict=True):
+        items[place] = item
+
+
+def _mode(item: pytest.Item) -> str:
+    parameters = getattr(item, "callspec", SimpleNamespace(params={})).params
+    return parameters.get("site", "") if item.path.parent == Path(__file__).parent else ""
+
+
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def site(request: SimpleNamespace) -> AsyncIterator[Site]:
     mode: Mode = request.param
