@@ -34,6 +34,7 @@ class Together(LoadScopeScheduling):
         return SHARING.get(file, file)
 
 
+@pytest.hookimpl(optionalhook=True)  # xdist may be switched off
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling | None:
     """`--dist loadscope` is ours."""
     return Together(config, log) if config.getvalue("dist") == "loadscope" else None
