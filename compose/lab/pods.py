@@ -86,11 +86,15 @@ class Pods:
         labels: Mapping[str, str] | None = None,
         annotations: Mapping[str, str] | None = None,
         ports: Sequence[Port] = (),
+        declared: Sequence[Port] = (),
     ) -> PodInfo:
-        """Make the pod and wait until it runs. Conflict: the name is taken. NotFound: node or namespace."""
+        """Make the pod and wait until it runs. Conflict: the name is taken. NotFound: node or namespace.
+
+        It serves `ports`; its object says that it has those that are `declared`, too.
+        """
         runtime = await self._runtime(node)
         labels, annotations = dict(labels or {}), dict(annotations or {})
-        container = CONTAINER | {"ports": _container_ports(ports)}
+        container = CONTAINER | {"ports": _container_ports([*ports, *declared])}
         made = await self._kube.create(
             PODS,
             dict,

@@ -11,9 +11,11 @@ import errno
 import select
 import socket
 import time
-from collections.abc import AsyncIterator, Container, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Container, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,10 +32,13 @@ from shared.kube.access import KubeAddress
 from shared.kube.client import KubeClient
 from shared.kube.resources import NAMESPACES, NETWORK_POLICIES, PODS
 from shared.model import Mode, PodKey
+from tests.conformance.sctp import Associations
 
 Json = Any
 
 PORTS = (Port(80, "tcp"), Port(81, "tcp"), Port(80, "udp"), Port(81, "udp"))
+SCTP_PORTS = (Port(80, "sctp"), Port(81, "sctp"))
+"""Nobody serves them; who is asked has got the packet or not (sctp.py)."""
 PATIENCE_S = 60.0
 _FLIGHT_S = 0.05
 """What a packet between two namespaces of one machine takes at most when nothing holds it up; what comes later than
@@ -71,11 +76,14 @@ class Site:
     family: socket.AddressFamily = socket.AF_INET
     """By which probes go, and which the vectors' networks mean here."""
 
+    def __post_init__(self) -> None:
+        self.sctp = Associations(self.family, self.entries.__getitem__)
+
     async def run(self, pod: str, node: str) -> None:
         """One pod that stays."""
         key = PodKey(*pod.split("/"))
         await self.pods.ensure_namespace(key.namespace)
-        info = await self.pods.add(key, node=node, ports=PORTS)
+        info = await self.pods.add(key, node=node, ports=PORTS, declared=SCTP_PORTS)
         assert info.sandbox is not None
         [address] = (one for one in info.addresses if (":" in one) == (self.family == socket.AF_INET6))
         self.addresses[pod], self.entries[pod], self.nodes[pod] = address, info.sandbox.entry, node
@@ -208,22 +216,39 @@ class Site:
 
     def _ask(self, probes: list[Probe], allowed: Container[Probe]) -> dict[Probe, str]:
         with Sockets() as opened:
-            sent = {probe: opened.add(one) for probe, one in self._send(probes)}
+            answer = {probe: partial(_answer, probe, opened.add(one)) for probe, one in self._send(probes)}
+            answer |= self._associate(probes)
             began = time.monotonic()
             for pod in {probe.destination for probe in probes}:
                 self._await_reader(pod)
             time.sleep(max(0.0, began + _FLIGHT_S - time.monotonic()))
-            answers = {probe: _answer(probe, one) for probe, one in sent.items()}
-            while any(answers[probe] == "X" and probe in allowed for probe in sent):
+            answers = {probe: judge() for probe, judge in answer.items()}
+            while any(answers[probe] == "X" and probe in allowed for probe in answer):
                 if time.monotonic() > began + _LATEST_S:
                     break
                 time.sleep(0.01)
-                answers |= {probe: _answer(probe, sent[probe]) for probe in sent if answers[probe] == "X"}
+                answers |= {probe: answer[probe]() for probe in answer if answers[probe] == "X"}
             return answers
+
+    def _associate(self, probes: list[Probe]) -> dict[Probe, Callable[[], str]]:
+        """Those by SCTP are on their way; how each is answered."""
+        answer: dict[Probe, Callable[[], str]] = {}
+        first = _FIRST_PORT + self.rounds % _ROUNDS * _PORTS_PER_ROUND
+        taken = Counter[str]()
+        for probe in probes:
+            if probe.port.protocol == "sctp":
+                port, address = first + taken[probe.source], self.addresses[probe.destination]
+                taken[probe.source] += 1
+                tag = self.sctp.begin(probe.source, probe.destination, address, probe.port.number, port)
+                answer[probe] = partial(self._associated, probe.destination, tag)
+        return answer
+
+    def _associated(self, destination: str, tag: int) -> str:
+        return "." if self.sctp.arrived(destination, tag) else "X"
 
     def _send(self, probes: list[Probe]) -> Iterator[tuple[Probe, socket.socket]]:
         for source in dict.fromkeys(probe.source for probe in probes):
-            own = [probe for probe in probes if probe.source == source]
+            own = [probe for probe in probes if probe.source == source and probe.port.protocol != "sctp"]
             first = _FIRST_PORT + self.rounds % _ROUNDS * _PORTS_PER_ROUND
 
             def send(own: list[Probe] = own, first: int = first) -> list[tuple[Probe, socket.socket]]:
@@ -324,8 +349,8 @@ async def site(name: str, mode: Mode = Mode.SHARED_VETH, stack: Stack = "ipv4") 
         async with AsyncExitStack() as opened:
             pods = await opened.enter_async_context(Pods(layout, {fact.name: "cni" for fact in record.nodes}))
             kube = await opened.enter_async_context(KubeClient(KubeAddress(f"unix://{layout.kube_socket}")))
-            made = Site(layout, record, pods, kube)
-            made.family = socket.AF_INET6 if stack == "dual" else socket.AF_INET
+            made = Site(layout, record, pods, kube, family=socket.AF_INET6 if stack == "dual" else socket.AF_INET)
+            opened.callback(made.sctp.close)
             for namespace, node in (("x", "node1"), ("y", "node1"), ("z", "node2")):
                 for pod in "abc":
                     await made.run(f"{namespace}/{pod}", node)

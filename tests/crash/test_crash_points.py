@@ -157,8 +157,16 @@ MODES = {"eni.route.": Mode.VPC_ROUTE, "eni.nic.": Mode.EXCLUSIVE_ENI, "policy.p
 ALSO = {Mode.EXCLUSIVE_ENI: ("eni.plug.", "eni.unplug.", "eni.detach.before_call", "gateway.add.")}
 """Points that the usual mode comes to, and this one does more about (where an ENI could be lost), or in another order.
 """
-if os.environ.get("TERWAY_CRASH_MODES") == "all":  # `make nightly`: less is done there than in the usual mode
-    ALSO[Mode.VPC_ROUTE] = ("eni.plug.", "eni.unplug.", "ipam.acquire.", "ipam.release.", "gateway.")
+
+EVERYWHERE = os.environ.get("TERWAY_CRASH_MODES") == "all"
+"""As `make nightly` has it: every point in every mode that comes to it."""
+
+NEVER = {
+    Mode.VPC_ROUTE: ("eni.assign", "eni.unassign", "eni.create", "eni.attach", "eni.configure", "eni.detach")
+    + ("eni.delete", "ipam.give_back."),
+    Mode.EXCLUSIVE_ENI: ("eni.assign", "eni.unassign"),
+}
+"""Points that a mode does not come to: it has no ENIs of its own, or none with more than one address."""
 
 
 ELSEWHERE = "eni.ipvlan."
@@ -173,7 +181,12 @@ def deaths() -> list[tuple[Mode, str]]:
     """Every point in the mode that comes to it, and some in another mode too."""
     points = sorted(point for point in crash_points() if not point.startswith(ELSEWHERE))
     found = [(mode_of(point), point) for point in points]
-    return found + [(mode, point) for mode, also in ALSO.items() for point in points if point.startswith(also)]
+    if not EVERYWHERE:
+        return found + [(mode, point) for mode, also in ALSO.items() for point in points if point.startswith(also)]
+    usual = [point for mode, point in found if mode is Mode.SHARED_VETH]
+    return found + [
+        (mode, point) for mode, not_here in NEVER.items() for point in usual if not point.startswith(not_here)
+    ]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
