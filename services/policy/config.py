@@ -54,9 +54,9 @@ class PolicyConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Series of policies, and of endpoints' drops, at most; what comes later is counted together as `other`."""
     flow_log_group: int | None = None
     """Samples of what policies decide are logged by this group of nflog, which nobody else may read; unset: nothing is
-    sampled. Not of pods whose packets pass the host by."""
+    sampled. In pods with rules of their own a socket listens, too."""
     flow_log_rate: int = 100
-    """Most samples of each rule in a second."""
+    """Most samples of each rule in a second; of pods with rules of their own, in each."""
     flow_log_file: str = ""
     """Where the lines are appended, each a JSON object; empty: standard output."""
     http_host: str = "127.0.0.1"

@@ -3,6 +3,7 @@ lost, in a thread and by a socket of their own, so that no transaction waits for
 
     scrape, page --refresh--> dump --> core/counts --> core/tally --> metrics, /policy/counters, /policy/status
     Enforcer --before a chain is filled anew--> dump of that chain alone
+    pods' own tables: pod_counters.py
 """
 
 import asyncio
@@ -19,13 +20,14 @@ from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
 from services.policy.adapters.nfnetlink import NfSocket
-from services.policy.adapters.nft_counters import counted, denied
+from services.policy.adapters.nft_counters import counted, denied, table_handle
 from services.policy.core.counts import Count, Denial, RuleSeen, Totals
 from services.policy.core.local_pods import LocalPods
 from services.policy.core.nft.model import TABLE, Change
 from services.policy.core.nft.render import Renderer
-from services.policy.core.tally import Owner, Series, Tally, tally
+from services.policy.core.tally import Owner, Read, Series, Tally, tally
 from services.policy.enforce import DENIED
+from services.policy.pod_counters import READ_BEFORE, PodCounters
 from shared.errors import SuiteError
 from shared.health import Reporter
 from shared.log import get
@@ -38,9 +40,6 @@ FRESH_S: Final = 1.0
 """Who asks more often is told the same again."""
 PERIOD_S: Final = 60.0
 """When nobody asks."""
-_READ_BEFORE: Final = 64
-"""Chains whose counters are read before one transaction fills them anew. Of more, what came since the last look is
-lost."""
 Shown = Literal["off", "policy", "rule"]
 
 
@@ -67,6 +66,10 @@ class NodeTable:
         """See nft_counters."""
         return counted(self._socket, TABLE, chains)
 
+    def handle(self) -> int:
+        """See nft_counters.table_handle."""
+        return table_handle(self._socket, TABLE)
+
     def denials(self, sets: Iterable[str]) -> dict[Denial, Count]:
         """See nft_counters."""
         return denied(self._socket, TABLE, sets, DENIED)
@@ -88,6 +91,8 @@ class Counters:
         self._prefixes = prefixes
         self._open = open
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="policy-counters")
+        self.inside = PodCounters(self._thread)
+        """What pods' own tables count."""
         self._source: NodeTable | None = None
         self._totals = Totals()
         self._reading = asyncio.Lock()
@@ -125,7 +130,7 @@ class Counters:
 
     async def before(self, change: Change) -> None:
         """What the chains have counted that this change fills anew. Never raises for what the kernel says."""
-        if self._source is None or not 0 < len(change.chains_changed) <= _READ_BEFORE:
+        if self._source is None or not 0 < len(change.chains_changed) <= READ_BEFORE:
             return
         chains = frozenset(chain.name for chain in change.chains_changed)
         try:
@@ -165,14 +170,17 @@ class Counters:
     def _read_all(
         self, source: NodeTable, sets: list[str], pods: Mapping[str, str], owners: Mapping[str, Owner]
     ) -> tuple[Tally, Collection[Denial]]:
+        self._totals.of_table(source.handle())
         self._totals.read(source.rules(None))
         found = source.denials(sets)
         self._totals.read_denials(found)
         links = {one.link for one in found if one.link in pods or not one.link.startswith(self._prefixes)}
         self._totals.keep(owners.keys(), links)
-        return tally([(self._totals, pods)], owners, time.time()), found.keys()
+        inside = self.inside.read(owners.keys())
+        return tally([Read(self._totals, pods), *inside], owners, time.time()), found.keys()
 
     def _read_chains(self, source: NodeTable, chains: frozenset[str]) -> None:
+        self._totals.of_table(source.handle())
         self._totals.read(source.rules(chains), chains)
 
     async def _page(self, request: web.Request) -> web.Response:

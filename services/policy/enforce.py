@@ -157,9 +157,15 @@ class Enforcer:
     @property
     def pending(self) -> bool:
         """Whether something is wanted that is not in the kernel yet."""
-        if self._applied < self._told or not self._started:
-            return True
-        return self._pods is not None and self._pods.pending()
+        return self._unsaid or (self._pods is not None and self._pods.pending())
+
+    @property
+    def _unsaid(self) -> bool:
+        return self._applied < self._told or not self._started
+
+    def waits(self, key: AttachmentKey) -> bool:
+        """As `pending`, of what concerns one sandbox."""
+        return self._unsaid or (self._pods is not None and self._pods.pending(key))
 
     async def in_force(self, key: AttachmentKey | None = None) -> None:
         """Return when all that was wanted at the time of the call is in the kernel: in the node's table, and in the

@@ -26,6 +26,7 @@ from services.policy.enforce import Enforcer
 from services.policy.flows import FlowLog
 from services.policy.gate import Gate
 from services.policy.live import Live
+from services.policy.pod_flows import PodFlows
 from services.policy.pods import Beside, Inside, PodTables
 from shared.contracts import eni, ipam
 from shared.errors import Internal, SuiteError, Unavailable
@@ -58,6 +59,7 @@ class Enforcing:
         self._recorder = recorder
         self._registry = registry
         self.flows: FlowLog | None = None
+        self.pod_flows: PodFlows | None = None
         self._opened = AsyncExitStack()
         self._looked = asyncio.Event()
         """The node's interfaces are known."""
@@ -82,6 +84,7 @@ class Enforcing:
     async def __aenter__(self) -> Self:
         monitor = self._opened.enter_context(Monitor(TABLE, lambda: self.enforcer.suspect()))
         kernel = await self._opened.enter_async_context(Kernel(monitor))
+        self._kernel = kernel
         settings = self._config.settings()
         self.pods = PodTables(settings, kernel, applied=self._applied.observe, restored=self._say_restored)
         self.enforcer = Enforcer(
@@ -117,6 +120,7 @@ class Enforcing:
         self.counters = Counters(self.enforcer, live.local, prefixes=config.interface_prefixes)
         await self._opened.enter_async_context(self.counters)
         self.enforcer.before = self.counters.before
+        self.pods.watching.append(self.counters.inside)
         if config.counters != "off":
             CounterMetrics(self.counters, config.counters, config.counters_most).register(self._registry)
         if config.flow_log_group is None:
@@ -136,6 +140,10 @@ class Enforcing:
         except Unavailable as error:  # policies are in force all the same
             self.flows = None
             log.error("flow_log_off", why=error.message)
+            return
+        self.pod_flows = PodFlows(self.flows, self._kernel, group=config.flow_log_group)
+        self._opened.callback(self.pod_flows.close)
+        self.pods.watching.append(self.pod_flows)
 
     async def _learn(self) -> None:
         """Where the node's own stack is; eni_manager knows."""
@@ -183,6 +191,9 @@ class Enforcing:
         ]
         if self.flows is not None:
             observing.append(tasks.create_task(self.flows.run(), name="policy-flows"))
+        if self.pod_flows is not None:
+            reporter = health.reporter("pod_flows", 120.0)
+            observing.append(tasks.create_task(self.pod_flows.run(reporter), name="policy-pod-flows"))
         return [
             *observing,
             tasks.create_task(self.enforcer.run(kernel), name="policy-enforce"),

@@ -1,6 +1,7 @@
 """The flow log: samples of what policies decided, as JSON lines with names. Off unless a group of nflog is set.
 
     rules --nflog--> adapters/nflog: read on the loop, a little at a time --> names --> bounded queue --> a thread
+    rules in pods' own namespaces: a socket each, pod_flows.py
 
 Nothing waits for it: not the packet, which the kernel copies or not; not the loop, as lines are dropped and counted
 when the queue is full. Pods of other nodes are found by an index that is made anew in a thread when an address is
@@ -70,7 +71,7 @@ class FlowLog:
         self._number = group
         self._file = file
         self._lost = lost
-        self._lost_before = 0
+        self._groups: set[Group] = set()
         self._queue: deque[Flow] = deque()
         self._some = asyncio.Event()
         self._owners: Mapping[str, Owner] = {}
@@ -82,17 +83,28 @@ class FlowLog:
         self.written = 0
 
     async def __aenter__(self) -> Self:
-        self._group = Group(self._number)
-        asyncio.get_running_loop().add_reader(self._group.fileno(), self._read)
+        self.listen(Group(self._number))
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        asyncio.get_running_loop().remove_reader(self._group.fileno())
-        self._group.close()
+        for group in list(self._groups):
+            self.unlisten(group)
         if self._naming is not None:
             self._naming.cancel()
+
+    def listen(self, group: Group) -> None:
+        """Its samples are read from now on."""
+        self._groups.add(group)
+        asyncio.get_running_loop().add_reader(group.fileno(), self._read, group)
+
+    def unlisten(self, group: Group) -> None:
+        """Not any more; it is closed. Unknown: ignored."""
+        if group in self._groups:
+            self._groups.discard(group)
+            asyncio.get_running_loop().remove_reader(group.fileno())
+            group.close()
 
     async def run(self) -> None:
         """Write. Until cancelled. No sign of life is asked of it: a disk that hangs must not restart the service."""
@@ -111,17 +123,16 @@ class FlowLog:
 
     # ---- samples
 
-    def _read(self) -> None:
+    def _read(self, group: Group) -> None:
         self._local = {address: str(wired.pod) for wired in self._live.local for address in wired.addresses}
         for _ in range(_READS):
-            found = self._group.read()
+            found = group.read()
             if found is None:
                 break
             for one in found:
                 self._take(one)
-        if self._group.lost > self._lost_before:
-            self._lost("kernel", self._group.lost - self._lost_before)
-            self._lost_before = self._group.lost
+        if lost := group.newly_lost():
+            self._lost("kernel", lost)
 
     def _take(self, logged: Logged) -> None:
         if len(self._queue) >= QUEUE:

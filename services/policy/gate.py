@@ -217,7 +217,7 @@ class Gate:
                     addresses=tuple(wired.addresses),
                     attached_at=attached_at,
                     enforced_at=enforced_at,
-                    pending=self._enforcer.pending or endpoint is None,
+                    pending=self._enforcer.waits(wired.key) or endpoint is None,
                     trouble=self._trouble(wired.key) or ("" if endpoint is not None else "no endpoint is calculated"),
                     policies=tuple(policies),
                     profiles=endpoint.profile_ids if endpoint is not None else (),

@@ -84,7 +84,7 @@ class PodKernel(Protocol):
 class Watching(Protocol):
     """Who wants to know of pods' tables: counters, the flow log."""
 
-    async def made(self, key: AttachmentKey, where: Where) -> None:
+    async def made(self, inside: Inside, where: Where) -> None:
         """A table is in force in a namespace, before anybody is told so."""
 
     def ended(self, key: AttachmentKey) -> None:
@@ -468,7 +468,7 @@ class PodTables:
         self._forget(held)
         held.told_of = where.inode
         for one in self.watching:
-            await one.made(held.inside.key, where)
+            await one.made(held.inside, where)
 
     def _forget(self, held: _Held) -> None:
         if held.told_of is not None:

@@ -1,6 +1,6 @@
 """Do something inside a pod's network namespace with the calling thread.
 
-Only the kernel's threads come here (kernel.py): a thread keeps the namespace that it was born in, so what is done inside
+Only threads of kernel.py come here: a thread keeps the namespace that it was born in, so what is done inside
 must not start threads, and nothing that is opened inside may stay open, or a dead pod's namespace would live on.
 """
 

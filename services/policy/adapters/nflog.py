@@ -50,14 +50,16 @@ class Logged(NamedTuple):
 class Group:
     """A group that nobody else may read. A context manager. `lost` counts what the kernel dropped."""
 
-    def __init__(self, group: int) -> None:
+    def __init__(self, group: int, *, buffer: int = _BUFFER) -> None:
+        """`buffer`: bytes that may wait to be read."""
         self._group = group
+        self._told = 0
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETFILTER)
         self._expected: int | None = None
         self.lost = 0
         try:
             self._socket.settimeout(10.0)
-            self._socket.setsockopt(socket.SOL_SOCKET, _RCVBUFFORCE, _BUFFER)
+            self._socket.setsockopt(socket.SOL_SOCKET, _RCVBUFFORCE, buffer)
             self._ask(attribute(_CFG_COMMAND, bytes((_BIND,))))
             self._ask(attribute(_CFG_MODE, _MODE.pack(_SNAPLEN, _COPY_PACKET)))
             self._ask(number(_CFG_TIMEOUT, _HELD_BACK) + number(_CFG_QUEUE, _AT_ONCE))
@@ -98,6 +100,11 @@ class Group:
                 if lost.errno != errno.ENOBUFS:  # too much at once: the numbers tell how much
                     raise
         return list(self._logged(data))
+
+    def newly_lost(self) -> int:
+        """How much of `lost` this was not told before."""
+        new, self._told = self.lost - self._told, self.lost
+        return new
 
     def _logged(self, data: bytes) -> Iterator[Logged]:
         for frame in frames(data):

@@ -9,12 +9,13 @@ from struct import Struct
 from typing import Final
 
 from services.policy.adapters.nfnetlink import NfSocket, Rejected, Request
-from services.policy.adapters.nfnetlink_wire import DELELEMENT, GETELEMENT, GETRULE, mapping, nested, signed
+from services.policy.adapters.nfnetlink_wire import DELELEMENT, GETELEMENT, GETRULE, GETTABLE, mapping, nested, signed
 from services.policy.adapters.nft_elements import ELEMENTS, LIST_ELEMENT, SET, TABLE, VERDICTS, Item, lists
 from services.policy.core.counts import Count, Denial, RuleSeen
 from shared.netlink import attributes, string, text
 
 _BE64: Final = Struct(">Q")
+_TABLE_NAME, _TABLE_HANDLE = 1, 4
 _RULE_TABLE, _RULE_CHAIN, _RULE_HANDLE, _RULE_EXPRESSIONS, _RULE_USERDATA = 1, 2, 3, 4, 7
 _EXPRESSION_NAME, _EXPRESSION_DATA = 1, 2
 _COUNTER: Final = text(_EXPRESSION_NAME, "counter")
@@ -45,6 +46,15 @@ def counted(socket: NfSocket, table: str, chains: Iterable[str] | None = None) -
             if seen is not None and (chains is None or seen.chain in chains):
                 found.append(seen)
     return found
+
+
+def table_handle(socket: NfSocket, table: str) -> int:
+    """What tells a table from an earlier one of that name; 0: it is not there."""
+    for frame in socket.dump(GETTABLE):
+        shown = mapping(frame.body)
+        if string(shown[_TABLE_NAME]) == table:
+            return int(_BE64.unpack(shown[_TABLE_HANDLE])[0]) if _TABLE_HANDLE in shown else 0
+    return 0
 
 
 def denied(socket: NfSocket, table: str, sets: Iterable[str], prefix: str) -> dict[Denial, Count]:

@@ -1,8 +1,8 @@
 """Totals of what rules have counted. A rule's counter in the kernel begins anew when its chain is filled anew; a total
 only grows, for as long as its chain is wanted.
 
-A rule is told by its handle, which no later rule of the table has: a handle that is new counts from nothing. Where a
-handle has counted less than before, its table has been another meanwhile, and all of it is new.
+A rule is told by its handle, which no later rule of the table has: a handle that is new counts from nothing. A table
+that was removed and made anew has a handle of its own, too, and everything in it is new.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -60,6 +60,13 @@ class Totals:
         self.denials: dict[Denial, Count] = {}
         self._rules: dict[tuple[str, int], tuple[Line, Count]] = {}
         self._links: dict[Denial, Count] = {}
+        self._table = 0
+
+    def of_table(self, handle: int) -> None:
+        """Which table is read from now on. In another one of the same name, handles are other rules'."""
+        if handle != self._table:
+            self._table = handle
+            self._rules, self._links = {}, {}
 
     def read(self, rules: Iterable[RuleSeen], chains: Collection[str] | None = None) -> None:
         """All rules of the table, or of these chains. What is not among them is no more."""
@@ -90,6 +97,17 @@ class Totals:
         self.denials = {
             denial: count for denial, count in self.denials.items() if denial.chain in chains and denial.link in links
         }
+
+    def copy(self) -> "Totals":
+        """What has been counted up to now, and nothing of how."""
+        made = Totals()
+        made.lines, made.denials = dict(self.lines), dict(self.denials)
+        return made
+
+    def add(self, other: "Totals") -> None:
+        """What a table has counted that is gone."""
+        for line, count in other.lines.items():
+            self.lines[line] = self.lines.get(line, Count()) + count
 
     def of(self, chain: str) -> Iterator[tuple[Line, Count]]:
         """The lines of a chain."""

@@ -1,7 +1,7 @@
 """Counters as people read them: by policy and rule, by endpoint with who dropped, and what nobody's policy dropped."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
@@ -13,6 +13,7 @@ Owner = m.PolicyID | m.ProfileID | m.WorkloadEndpointID | str
 K = TypeVar("K")
 
 _INWARD = ("pi-", "pri-", "tw-", "hi-", "hfi-", "hpi-", "hui-")
+_DENIED = "a rule denies it"
 _OUTWARD = ("po-", "pro-", "fw-", "ho-", "hfo-", "huo-")
 
 
@@ -67,18 +68,28 @@ class Tally(msgspec.Struct, frozen=True):
     others: dict[str, int]
 
 
-def tally(read: Iterable[tuple[Totals, Mapping[str, str]]], owners: Mapping[str, Owner], read_at: float) -> Tally:
-    """`read`: the totals of each table, with whose each link there is. Policies of several tables are added up."""
+class Read(NamedTuple):
+    """The totals of one table. `pods`: whose each link there is; `of`: the pod whose own table it is."""
+
+    totals: Totals
+    pods: Mapping[str, str]
+    of: str = ""
+
+
+def tally(read: Iterable[Read], owners: Mapping[str, Owner], read_at: float) -> Tally:
+    """Policies of several tables are added up, and so is what was dropped of an endpoint."""
     rules: dict[Owner, dict[tuple[str, int, str], Count]] = {}
     drops: dict[str, dict[tuple[str, str, str], Count]] = {}
     others: dict[str, int] = {}
-    for totals, pods in read:
+    for totals, pods, of in read:
         for line, count in totals.lines.items():
             owner, direction = owners.get(line.chain), direction_of(line.chain)
             number = rule_number(line.comment)
             if isinstance(owner, m.PolicyID | m.ProfileID):
                 if number is not None:
                     _add(rules.setdefault(owner, {}), (direction, number, line.action), count)
+                if of and line.action == "deny" and count.packets:
+                    _add(drops.setdefault(of, {}), (direction, text_of(owner), _DENIED), count)
             elif line.action == "deny" and count.packets:
                 if isinstance(owner, m.WorkloadEndpointID):
                     _add(drops.setdefault(owner.workload_id, {}), (direction, "", line.comment), count)
@@ -90,7 +101,7 @@ def tally(read: Iterable[tuple[Totals, Mapping[str, str]]], owners: Mapping[str,
             owner = owners.get(denial.chain)
             if isinstance(owner, m.PolicyID | m.ProfileID):
                 whose = pods.get(denial.link, f"host:{denial.link}")
-                decided = direction_of(denial.chain), text_of(owner), "a rule denies it"
+                decided = direction_of(denial.chain), text_of(owner), _DENIED
                 _add(drops.setdefault(whose, {}), decided, count)
     return Tally(
         read_at,

@@ -29,6 +29,7 @@ from shared.kube.resources import NAMESPACES, NETWORK_POLICIES, PODS, Resource
 from shared.model import AttachmentKey, EniId, Ip, Mac, Mode, PodKey, host_link_name
 
 HOST = "node1"
+CONFIG = PolicyConfig()
 
 
 def copied(table: Table) -> Table:
@@ -182,10 +183,12 @@ class NoEvents:
 class PlayedNode:
     """What the gateway, ipam and the API server do, in calls."""
 
-    def __init__(self, *, bound_s: float, unready: Unready, kernel: Kernel | None = None) -> None:
+    def __init__(
+        self, *, bound_s: float, unready: Unready, kernel: Kernel | None = None, config: PolicyConfig = CONFIG
+    ) -> None:
         """`kernel`: a real one, in place of those that are played."""
         self.kernel, self.sandboxes = PlayedKernel(), PlayedSandboxes()
-        settings = PolicyConfig().settings()
+        settings = config.settings()
         self.restored: list[str] = []
         self.pods = PodTables(
             settings, kernel or self.sandboxes, restored=lambda inside, touched: self.restored.append(str(inside.pod))
@@ -224,10 +227,9 @@ class PlayedNode:
         resources: dict[type[objects.Object], Resource] = {
             objects.Pod: PODS,
             objects.Namespace: NAMESPACES,
-            objects.KubePolicy: NETWORK_POLICIES,
         }
         meta = written.metadata
-        self.live.apply(resources[type(written)], Who(meta.name, meta.namespace, meta.uid, "1"), written)
+        self.live.apply(resources.get(type(written), NETWORK_POLICIES), Who(meta.name, meta.namespace, meta.uid, "1"), written)
 
     def adopt(self, *leases: Lease) -> None:
         """What ipam answers now."""
@@ -283,10 +285,10 @@ def deny_all(namespace: str) -> objects.KubePolicy:
 
 @asynccontextmanager
 async def node(
-    *, bound_s: float = 20.0, unready: Unready = "retry", kernel: Kernel | None = None
+    *, bound_s: float = 20.0, unready: Unready = "retry", kernel: Kernel | None = None, config: PolicyConfig = CONFIG
 ) -> AsyncIterator[PlayedNode]:
     """With the enforcer's loop running."""
-    made = PlayedNode(bound_s=bound_s, unready=unready, kernel=kernel)
+    made = PlayedNode(bound_s=bound_s, unready=unready, kernel=kernel, config=config)
     running = [
         asyncio.create_task(made.enforcer.run(Reporter("enforce", 60.0, lambda: 0.0))),
         asyncio.create_task(made.pods.run(Reporter("pods", 60.0, lambda: 0.0))),

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from services.policy.core import messages as m
 from services.policy.core.counts import Count, Denial, Line, RuleSeen, Totals, rule_number
-from services.policy.core.tally import Owner, Series, tally
+from services.policy.core.tally import Owner, Read, Series, tally
 
 WEB = m.PolicyID("web", tier="default")
 POD = m.WorkloadEndpointID("k8s", "shop/web-0", "eth0")
@@ -70,7 +70,7 @@ def test_the_tally_says_who_decided() -> None:
         ]
     )
     totals.read_denials({Denial("pi-web", "cali1"): Count(4, 240), Denial("pi-web", "eth0"): Count(1, 60)})
-    found = tally([(totals, {"cali1": "shop/web-0"})], OWNERS, 1.0)
+    found = tally([Read(totals, {"cali1": "shop/web-0"})], OWNERS, 1.0)
     assert {
         (one.kind, one.text): [(r.direction, r.rule, r.action, r.packets) for r in one.rules] for one in found.policies
     } == {

@@ -18,7 +18,7 @@ from services.policy.core.counts import Denial, Totals
 from services.policy.core.local_pods import Wired
 from services.policy.core.nft.settings import Settings
 from services.policy.core.profiles import FELIX_3_24_5
-from services.policy.core.tally import tally
+from services.policy.core.tally import Read, tally
 from services.policy.flows import FlowLog
 from services.policy.live import Live
 from shared.errors import Unavailable
@@ -54,7 +54,7 @@ class Reader(NamedTuple):
         self.totals.read_denials(denied(self.socket, "terway", sets, PREFIX))
 
     def rules(self) -> dict[tuple[str, int, str], int]:
-        found = tally([(self.totals, PODS)], self.case.renderer.owners(), 0.0)
+        found = tally([Read(self.totals, PODS)], self.case.renderer.owners(), 0.0)
         return {
             (one.direction, one.rule, one.action): one.packets
             for policy in found.policies
@@ -63,7 +63,7 @@ class Reader(NamedTuple):
         }
 
     def drops(self) -> dict[tuple[str, str, str, str], int]:
-        found = tally([(self.totals, PODS)], self.case.renderer.owners(), 0.0)
+        found = tally([Read(self.totals, PODS)], self.case.renderer.owners(), 0.0)
         return {
             (one.endpoint, drop.direction, drop.by, drop.why): drop.packets
             for one in found.endpoints

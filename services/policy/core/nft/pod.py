@@ -1,12 +1,19 @@
 """The table inside one pod's namespace: that pod's part of the host's table, behind hooks of its own.
 
-For modes in which a pod's packets never pass its host's netfilter. Chains and sets are the host's, word for word: those
-that the pod's two chains lead to, and no others. So one rendering serves both, and a pod's table follows by what
-changed of the host's.
+For modes in which a pod's packets never pass its host's netfilter. Chains and sets are the host's, word for word but
+for egress' `drop`: those that the pod's two chains lead to, and no others. So one rendering serves both, and a pod's
+table follows by what changed of the host's.
 
-    input    0  loopback, what is known, neighbours, the host's own packets; then the pod's ingress
-    output   0  loopback; a source that is not the pod's goes no further; what is known, neighbours, what the host
-                translates and judges itself; then the pod's egress
+    prerouting -300  what was denied on its way out ends here
+    input         0  loopback, what is known, neighbours, the host's own packets; then the pod's ingress
+    output        0  loopback; a source that is not the pod's goes no further; what is known, neighbours, what the host
+                     translates and judges itself; then the pod's egress
+    postrouting   0  nothing that was denied leaves, whatever became of the detour
+
+An output hook that drops tells the sender (EPERM), which a host's hook never does: whoever asks a server that is denied
+would take it for a network that is down. So what egress denies is sent to the loopback instead (`silent`: the hook is
+one of routes, which looks for the way anew when the destination is another), and dropped when it comes from there. Only
+where the socket is bound to an interface there is no such way, and the sender is told.
 
 What passes by `judged_link` is judged by the host in both directions, with the addresses before and after it translates
 (`static.py`), and not again here, where what the host passes on bears its own address.
@@ -17,29 +24,34 @@ from collections.abc import Iterable, Iterator
 
 from services.policy.core import messages as m
 from services.policy.core import nets
-from services.policy.core.nft import hosts, match, names, static
+from services.policy.core.nft import hosts, match, names, policies, static
 from services.policy.core.nft.draft import Draft
 from services.policy.core.nft.model import Chain, Change, Hook, Table
 from services.policy.core.nft.settings import Settings
 
 _JUMP = re.compile(r"\b(?:jump|goto) (\S+)")
 _LOOKUP = re.compile(r"@(\S+)")
+_DROP = re.compile(r'^([^"]*\bcounter )?drop(?= comment "|$)')
+_OUTWARD = ("fw-", "po-", "pro-", "denied-po-", "denied-pro-")
+
+BASE_CHAINS = ("prerouting", "input", "output", "postrouting", "silent")
+"""What is only a pod's table's own. All else is in the host's under the same name."""
 
 
 class References:
     """Where chains lead to and which sets they ask, read out of their rules once for all pods of a node."""
 
     def __init__(self) -> None:
-        self._known: dict[str, tuple[Chain, tuple[str, ...], tuple[str, ...]]] = {}
+        self._known: dict[str, tuple[Chain, tuple[str, ...], tuple[str, ...], Chain]] = {}
 
-    def of(self, chain: Chain) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """The chains and the sets that its rules name."""
+    def of(self, chain: Chain) -> tuple[tuple[str, ...], tuple[str, ...], Chain]:
+        """The chains and the sets that its rules name, and the chain as a pod has it."""
         known = self._known.get(chain.name)
         if known is None or known[0] is not chain:
             targets = dict.fromkeys(name for rule in chain.rules for name in _JUMP.findall(rule))
             sets = dict.fromkeys(name for rule in chain.rules for name in _LOOKUP.findall(rule))
-            known = self._known[chain.name] = chain, tuple(targets), tuple(sets)
-        return known[1], known[2]
+            known = self._known[chain.name] = chain, tuple(targets), tuple(sets), _silenced(chain)
+        return known[1:]
 
     def forget(self, chains: Iterable[str]) -> None:
         """Chains that are gone."""
@@ -109,6 +121,7 @@ class PodTable:
         known = self._ingress in host.chains and self._egress in host.chains
         wanted = dict(self._reached(host, (self._ingress, self._egress))) if known else {}
         used = {name for chain in wanted.values() for name in self._references.of(chain)[1]}
+        wanted = {name: self._references.of(chain)[2] for name, chain in wanted.items()}
         for chain in self._base_chains(self._word(self._ingress, known), self._word(self._egress, known)):
             wanted[chain.name] = chain
         for name in self._chains.keys() - wanted.keys():
@@ -141,10 +154,15 @@ class PodTable:
         if self._judged_link:
             inward.append(f"i{judged}")
             outward.append(f"o{judged}")
+        denied = policies.has_mark(settings.mark_denied)
+        yield Chain("prerouting", (f'iifname "lo" {denied} drop',), Hook("filter", "prerouting", -300))
         rules = ('iifname "lo" accept', static.KNOWN, hosts.NEIGHBOURS, *inward, ingress)
         yield Chain("input", rules, Hook("filter", "input", 0))
         rules = ('oifname "lo" accept', *self._sources(), static.KNOWN, hosts.NEIGHBOURS, *outward, egress)
-        yield Chain("output", rules, Hook("filter", "output", 0))
+        yield Chain("output", tuple(map(_quiet, rules)), Hook("route", "output", 0))
+        yield Chain("postrouting", (f'oifname != "lo" {denied} drop',), Hook("filter", "postrouting", 0))
+        detour = ("ip daddr set 127.0.0.1 accept", "ip6 daddr set ::1 accept", "drop")
+        yield Chain("silent", (policies.set_mark(settings.mark_denied), *detour))
 
     def _sources(self) -> Iterator[str]:
         if not self._addresses:
@@ -169,3 +187,14 @@ def _listed(field: str, listed: tuple[str, ...]) -> Iterator[str]:
         mine = [net for net in listed if nets.is_ipv6(net) == sixth]
         if mine:
             yield f"{'ip6' if sixth else 'ip'} {field} {match.ranges(mine)[0]}"
+
+
+def _silenced(chain: Chain) -> Chain:
+    """As a pod has it: what egress denies goes without a word."""
+    if not chain.name.startswith(_OUTWARD):
+        return chain
+    return Chain(chain.name, tuple(map(_quiet, chain.rules)))
+
+
+def _quiet(rule: str) -> str:
+    return _DROP.sub(r"\g<1>goto silent", rule)

@@ -1,6 +1,7 @@
 """What the renderer can be told apart from the calculation's messages."""
 
 import re
+from itertools import combinations
 from typing import Literal
 
 import msgspec
@@ -41,6 +42,8 @@ class Settings(msgspec.Struct, frozen=True):
     """Said between hooks of a packet that an untracked or pre-DNAT policy accepted. In use only while there is one."""
     mark_pass: int = 0x20000
     """Said from a policy with a Pass rule to the tier that asked it; never left on a packet."""
+    mark_denied: int = 0x40000
+    """In a pod's namespace only: said of a packet that egress denies, on its way to the loopback."""
     usual_links: bool = True
     """An interface with a pod's usual name is the pod's, though no sandbox was attached by it. Off where all sandboxes
     are told: the link of one that ended is nobody's, though its pod lives on in another."""
@@ -70,8 +73,10 @@ class Settings(msgspec.Struct, frozen=True):
             raise ValueError(f"flow_log_group {self.flow_log_group}: a group of nflog is 0 to 65535")
         if self.flow_log_rate < 1:
             raise ValueError(f"flow_log_rate {self.flow_log_rate}: at least 1 per second, or no group at all")
-        if self.mark_accept & self.mark_pass:
-            raise ValueError(f"mark_accept {self.mark_accept:#x} and mark_pass {self.mark_pass:#x} share a bit")
+        marks = {"mark_accept": self.mark_accept, "mark_pass": self.mark_pass, "mark_denied": self.mark_denied}
+        for (one, bits), (other, others) in combinations(marks.items(), 2):
+            if bits & others:
+                raise ValueError(f"{one} {bits:#x} and {other} {others:#x} share a bit")
 
 
 class Attachment(msgspec.Struct, frozen=True):
