@@ -97,6 +97,39 @@ def test_further_interfaces_have_a_link_to_the_node_each() -> None:
     assert wire(second, NODE, None).veth.pod == "v-eth1"
 
 
+def test_services_backends_see_the_pod_where_the_kernel_can() -> None:
+    with_it = replace(NODE, own_address=True)
+    for ipv6, limit in ((None, None), ("2001:db8:1::17", 1_000_000)):
+        lease_ = replace(lease(ipv6=ipv6, bandwidth=Bandwidth(limit, None)), mode=Mode.EXCLUSIVE_ENI)
+        wiring, without = wire(lease_, with_it, None), wire(lease_, NODE, None)
+        gained = [str(item) for item in wiring.pod.items if item not in without.pod.items]
+        intakes = [] if limit else ["qdisc ingress dev eth0", "qdisc ingress dev veth1"]
+        assert gained == [
+            *intakes,
+            "classifier dev veth1: Services' packets, onward to eth0",
+            "classifier dev eth0: Services' packets, answers to veth1",
+        ]
+        assert wiring.pod.classifiers[0].own == lease_.addresses
+        assert wiring.host == without.host and without.uplink == Side()
+        assert [line for line in shown(wiring.uplink) if "sysctl" not in line] == [
+            "link terway-turn mtu 1500 up noarp",
+            "route default via 169.254.1.1 dev terway-turn onlink table 101",
+            "route default via fe80::1 dev terway-turn onlink table 101",
+            "rule 500: from all fwmark 0x20/0x20 lookup 101",
+            "IPv6 rule 500: from all fwmark 0x20/0x20 lookup 101",
+            "classifier dev terway-turn: Services' packets, turn",
+        ]
+
+
+def test_what_is_turned_is_a_matter_of_the_services_ranges() -> None:
+    rules = masquerade(replace(NODE, own_address=True))
+    assert "ct original ip daddr != { 172.21.0.0/20, 169.254.20.10/32 } return" in rules
+    assert "ct original ip6 daddr != { 2001:db8:5::/112 } return" in rules
+    four = masquerade(replace(NODE, own_address=True, host_stack=(Cidr("172.21.0.0/20"),)))
+    assert four.count("jump turned") == 1, "a family without ranges has nothing to turn"
+    assert "turn" not in masquerade(NODE).replace("return", "")
+
+
 def test_only_families_that_the_node_has_are_masqueraded() -> None:
     both = masquerade(NODE)
     assert "table ip terway_masq" in both and "snat to 10.0.0.5\n" in both

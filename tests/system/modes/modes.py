@@ -53,7 +53,18 @@ IN_POD_EXCLUSIVE: Damages = {
     "the Services' route": "ip route del 172.21.0.0/20",
     "the ingress limit": "tc qdisc del dev terway-in root",
     "what leads to the ingress limit": "tc qdisc del dev eth0 ingress",
+    "Services' packets on their way out": "tc filter del dev veth1 ingress prio 20000",
+    "answers to Services' packets": "tc filter del dev eth0 ingress prio 20000",
 }
+
+
+TURN: Damages = {
+    "the link that turns Services' packets": "ip link del terway-turn",
+    "what turns them": "tc qdisc del dev terway-turn clsact",
+    "the rule of what is turned": "ip rule del priority 500",
+    "the route of what is turned": "ip route flush table 101",
+}
+"""On the node, where Services' backends see pods' own addresses."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +82,9 @@ MODES: Mapping[Mode, Traits] = {
     Mode.SHARED_VETH: Traits({**VETH, **SHARED_ENI}),
     Mode.VPC_ROUTE: Traits(VETH, options={"pool_sync_s": 0.5}),
     Mode.EXCLUSIVE_ENI: Traits(
-        {what: command for what, command in VETH.items() if "limit" not in what}, IN_POD_EXCLUSIVE, intake="terway-in"
+        {**{what: command for what, command in VETH.items() if "limit" not in what}, **TURN},
+        IN_POD_EXCLUSIVE,
+        intake="terway-in",
     ),
 }
 

@@ -148,8 +148,6 @@ def onward(to: int, own: tuple[Ip, ...]) -> Program:
         *_begin(),
         # IPv4
         *(_only_from_four(four) if four else (jump("pass"),)),
-        jump_unless(R7, 0, "send"),
-        jump("protocol"),
         label("ipv6"),
         *(_only_from_six(six) if six else (jump("pass"),)),
         label("protocol"),
@@ -171,7 +169,7 @@ def onward(to: int, own: tuple[Ip, ...]) -> Program:
 
 
 def _only_from_four(own: Ip) -> Lines:
-    """R7: where in its datagram the fragment lies; R8: where the ports are; R9: the protocol."""
+    """R8 = where the ports are, R9 = the protocol. What has no ports, a later fragment, is sent."""
     return (
         *_load(_ETHERNET, _HEADER, _FOUR, "pass"),
         load32(R7, R10, _HEADER + 12),
@@ -181,6 +179,8 @@ def _only_from_four(own: Ip) -> Lines:
         mask(R7, _OFFSET4),
         *_behind_four(_ETHERNET),
         load8(R9, R10, _HEADER + 9),
+        jump_unless(R7, 0, "send"),
+        jump("protocol"),
     )
 
 

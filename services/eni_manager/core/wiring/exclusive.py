@@ -171,12 +171,12 @@ def _own(node: Node) -> list[tuple[str, Ip]]:
 
 
 def _masquerade(node: Node, family: str, own: Ip) -> str:
+    ranges = of_family(node.host_stack, v6=family == "ip6") if node.own_address else []
     return f"""{_nothing(family)}
-table {family} {NFT_TABLE} {{
-{turning.chains(family, of_family(node.host_stack, v6=family == "ip6")) if node.own_address else ""}
+table {family} {NFT_TABLE} {{{turning.chains(family, ranges)}
     chain postrouting {{
         type nat hook postrouting priority srcnat
-        oifname {{ "lo", "{turning.LINK}" }} return
+        oifname "lo" return
         fib saddr type local return
         snat to {own}
     }}
