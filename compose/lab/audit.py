@@ -30,11 +30,11 @@ from shared.errors import SuiteError
 from shared.model import Mac, Mode
 from shared.rpc.client import Client
 
-TO_POD, FROM_POD = 512, 2048
-"""Priorities of a pod's two rules (terway.md §5.1.3)."""
+FROM_POD = 2048
+"""Priority of a pod's rule (terway.md §5.1.2)."""
 
 RULED = (Mode.SHARED_VETH,)
-"""Modes whose pods have those rules."""
+"""Modes whose pods have such a rule, and a route that comes before it."""
 
 
 class NodeAudit(msgspec.Struct, frozen=True):
@@ -122,7 +122,11 @@ def compare(found: NodeAudit, namespaces: Iterable[str] = ()) -> Iterator[str]:
         if len(devices) > 1:
             yield f"route of {address} leads to {', '.join(devices)}"
     ruled = {address for lease in found.leases if lease.mode in RULED for address in lease.addresses}
-    wanted = {(priority, address) for address in ruled for priority in (TO_POD, FROM_POD)}
+    wanted = {(FROM_POD, address) for address in ruled}
+    yield from _sides("route before the ENI's", found.kernel.first, "lease", ruled)
+    for address in found.kernel.first.keys() & found.kernel.routes.keys():
+        if found.kernel.first[address] != found.kernel.routes[address]:
+            yield f"route of {address} leads to {found.kernel.first[address]} and {found.kernel.routes[address]}"
     rules = [(rule.priority, rule.address) for rule in found.kernel.rules]
     yield from _doubles("rule", (f"{priority}: {address}" for priority, address in rules))
     yield from _sides("rule", map(str, rules), "lease", map(str, wanted))

@@ -14,6 +14,8 @@ MINE = "84"
 PREFIX = "cali"
 SLAVE = "ipvl_"
 """The node's own slave of an ENI, which leads to all pods of that ENI in mode shared-ipvlan; it stays with the ENI."""
+PODS_TABLE = "512"
+"""The ways to pods that come before ENIs' tables; the one rule of priority 512 looks them up."""
 PRIORITIES = (512, 2048)
 """Of the rules about pods; others of ours are the node's (terway.md §5.1.2)."""
 
@@ -33,6 +35,8 @@ class Kernel(msgspec.Struct, frozen=True):
     rules: list[Rule]
     routes: dict[str, list[str]]
     """Pod address -> devices that it is routed to."""
+    first: dict[str, list[str]] = {}
+    """The same, in the table that comes before ENIs'."""
 
 
 async def read(netns: str) -> Kernel:
@@ -45,17 +49,22 @@ async def read(netns: str) -> Kernel:
         _ip(netns, "-6", "route", "show", "table", "all"),
     )
     found: dict[str, list[str]] = {}
+    first: dict[str, list[str]] = {}
     for route in (*routes, *routes6):
         if route.get("dev", "").startswith((PREFIX, SLAVE)) and route.get("protocol") == MINE:
-            found.setdefault(route["dst"], []).append(route["dev"])
+            ways = first if str(route.get("table", "")) == PODS_TABLE else found
+            ways.setdefault(route["dst"], []).append(route["dev"])
     return Kernel(
         links=[link["ifname"] for link in links if link.get("ifname", "").startswith(PREFIX)],
         rules=[
             Rule(rule["priority"], rule["dst"] if "dst" in rule else rule["src"], str(rule["table"]))
             for rule in (*rules, *rules6)
-            if rule.get("protocol") == MINE and rule["priority"] in PRIORITIES
+            if rule.get("protocol") == MINE
+            and rule["priority"] in PRIORITIES
+            and ("dst" in rule or rule["src"] != "all")  # one for all is the node's
         ],
         routes=found,
+        first=first,
     )
 
 

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from compose.lab.audit import FROM_POD, TO_POD, NodeAudit, compare
+from compose.lab.audit import FROM_POD, NodeAudit, compare
 from compose.lab.kernel import Kernel, Rule
 from shared.contracts.ipam import Lease
 from shared.model import AttachmentKey, EniId, Ip, Mac, Mode, PodKey
@@ -27,15 +27,12 @@ def lease(container: str = CONTAINER, address: str = "10.0.0.2", link: str = "ca
 
 
 def kernel(*addresses: str, links: list[str] | None = None, extra: tuple[Rule, ...] = ()) -> Kernel:
-    rules = [
-        Rule(priority, address, table)
-        for address in addresses
-        for priority, table in ((TO_POD, "main"), (FROM_POD, "1003"))
-    ]
+    rules = [Rule(FROM_POD, address, "1003") for address in addresses]
     return Kernel(
         links=["cali1"] if links is None else links,
         rules=[*rules, *extra],
         routes={address: ["cali1"] for address in addresses},
+        first={address: ["cali1"] for address in addresses},
     )
 
 
@@ -78,8 +75,20 @@ def test_a_clean_node_has_no_difference() -> None:
         ({"kernel": kernel("10.0.0.2", "10.0.0.3")}, "route 10.0.0.3 has no lease"),
         ({"kernel": kernel()}, "lease 10.0.0.2 has no route"),
         (
-            {"kernel": kernel("10.0.0.2", extra=(Rule(TO_POD, "10.0.0.2", "main"),))},
-            "rule 512: 10.0.0.2 is there 2 times",
+            {"kernel": kernel("10.0.0.2", extra=(Rule(FROM_POD, "10.0.0.2", "1004"),))},
+            "rule 2048: 10.0.0.2 is there 2 times",
+        ),
+        (
+            {"kernel": kernel("10.0.0.2", extra=(Rule(512, "10.0.0.2", "main"),))},
+            "rule (512, '10.0.0.2') has no lease",
+        ),
+        (
+            {"kernel": msgspec.structs.replace(kernel("10.0.0.2"), first={})},
+            "lease 10.0.0.2 has no route before the ENI's",
+        ),
+        (
+            {"kernel": msgspec.structs.replace(kernel("10.0.0.2"), first={"10.0.0.2": ["cali2"]})},
+            "route of 10.0.0.2 leads to ['cali2'] and ['cali1']",
         ),
         (
             {"kernel": kernel("10.0.0.2", extra=(Rule(FROM_POD, "10.0.0.9", "1003"),))},

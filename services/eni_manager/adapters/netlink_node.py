@@ -22,7 +22,7 @@ from services.eni_manager.core.wiring.standing import SeenLink
 from services.eni_manager.core.wiring.symmetric import ruleset, symmetric, without_ruleset
 from services.eni_manager.core.wiring.turning import LINK as TURN
 from services.eni_manager.core.wiring.turning import turn
-from services.eni_manager.core.wiring.values import EniLink, Node, Side
+from services.eni_manager.core.wiring.values import EniLink, Node, Rule, Side
 from services.eni_manager.core.wiring.veth import uplink
 from services.eni_manager.core.wiring.vpc_route import Nat, masquerade
 from shared.errors import Conflict, NotFound
@@ -40,6 +40,8 @@ class NodeSide:
         self._nics = Nics(self._host, self._home_fd)
         self._own_nics: set[Mac] = set()
         """ENIs that are pods' to have; those that were asked about since the start."""
+        self._standing_rules: set[Rule] = set()
+        """Rules that stand once per node and have been seen to."""
 
     def know(self, node: Node) -> None:
         """What is known of the node from now on; pods that are wired already follow with the next repair."""
@@ -101,9 +103,17 @@ class NodeSide:
     def ensure_eni(self, mac: Mac, subnet4: Subnet | None, subnet6: Subnet | None) -> EniLink:
         """Make an ENI ready for pods: up, the node's address alone on it, its routing table."""
         eni = self.eni(mac)
-        self._converge(self._host, uplink(self._node, eni, subnet4, subnet6, mtu=self._node.mtu))
+        wanted = uplink(self._node, eni, subnet4, subnet6, mtu=self._node.mtu)
+        self._converge(self._host, wanted)
+        self._standing_rules.update(wanted.rules)
         wait_until_it_sends(self._host, eni.name)
         return eni
+
+    def _ensure_rules(self, wanted: Side) -> None:
+        """The rules of an ENI's side, looked for only when they are new: kernels before 4.8 would keep each repeat."""
+        if not self._standing_rules.issuperset(wanted.rules):
+            self._converge(self._host, Side(rules=wanted.rules))
+            self._standing_rules.update(wanted.rules)
 
     def ensure_symmetric(self, *, wanted: bool) -> list[str]:
         """Have answers leave by the primary interface that the question came in by, or no more; what was mended."""

@@ -12,9 +12,10 @@ from collections.abc import Collection, Iterable, Iterator, Set
 from contextlib import ExitStack, contextmanager, suppress
 
 import msgspec
+from msgspec.structs import replace
 
 from services.eni_manager.adapters import netns
-from services.eni_manager.adapters.netlink import ABSENT, Stack
+from services.eni_manager.adapters.netlink import ABSENT, Listing, Stack
 from services.eni_manager.adapters.netlink_links import (
     alias_link,
     create_veth,
@@ -26,11 +27,20 @@ from services.eni_manager.adapters.netlink_values import forget_rule
 from services.eni_manager.adapters.nics import is_nic
 from services.eni_manager.adapters.settling import wait_until_it_listens, wait_until_it_sends
 from services.eni_manager.core.wiring import WITHOUT_ENI, wire
-from services.eni_manager.core.wiring.difference import Change, Drop, Put, changes, stale_rules
+from services.eni_manager.core.wiring.difference import (
+    Change,
+    Drop,
+    Put,
+    changes,
+    stale_rules,
+    superseded_rules,
+)
 from services.eni_manager.core.wiring.exclusive import IFB, host_peer
 from services.eni_manager.core.wiring.marks import alias_of, key_of
 from services.eni_manager.core.wiring.standing import SeenLink, Standing, belongs, is_retired, stand
 from services.eni_manager.core.wiring.values import (
+    MAIN_TABLE,
+    PODS_TABLE,
     Item,
     Priority,
     Route,
@@ -40,11 +50,14 @@ from services.eni_manager.core.wiring.values import (
     Wiring,
     link_of,
 )
-from services.eni_manager.core.wiring.veth import host_cidr
+from services.eni_manager.core.wiring.veth import host_cidr, to_pods
 from shared.contracts.ipam import Lease
 from shared.crashpoint import crashpoint
 from shared.errors import Conflict, NotFound, Unavailable
-from shared.model import AttachmentKey, Ip, Mac
+from shared.model import AttachmentKey, Ip, Mac, Mode
+
+_TO_PODS = (MAIN_TABLE, PODS_TABLE)
+"""Tables with ways to pods."""
 
 
 class Repaired(msgspec.Struct, frozen=True):
@@ -75,13 +88,14 @@ class Plumbing(NodeSide):
             crashpoint("eni.plug.after_links")
             host_index = self._alias(wiring)
             self._forget_rules(lease.addresses)
+            self._ensure_rules(wiring.uplink)
             indices = {wiring.veth.host: host_index}
             if wiring.eni is not None:
                 indices[wiring.eni.name] = wiring.eni.index
             else:
                 self._ensure_turn(wiring.uplink)
                 indices |= {link.name: link_in(self._host, link.name).index for link in wiring.uplink.links}
-            self._host.make((*wiring.uplink.items, *wiring.host.items), indices)
+            self._host.make((*replace(wiring.uplink, rules=()).items, *wiring.host.items), indices)
             crashpoint("eni.plug.after_node")
             with self._moved_in(wiring, pod, netns_fd):
                 pod.make(wiring.pod.items, {link.name: link_in(pod, link.name).index for link in wiring.pod.links})
@@ -145,7 +159,7 @@ class Plumbing(NodeSide):
             found = self._bring_home(seen, (nic,), (), netns_path) or found
         if seen is None:
             return found
-        routes = [Drop(Route(host_link, host_cidr(ip))) for ip in addresses]
+        routes = [Drop(Route(host_link, host_cidr(ip), table=table)) for ip in addresses for table in _TO_PODS]
         self._host.mend(routes, {host_link: seen.index})
         crashpoint("eni.unplug.after_withdraw")
         self._host.send(*retire_link(seen.index)).expect(*ABSENT)
@@ -196,10 +210,21 @@ class Plumbing(NodeSide):
         concerned = marked | {link.name: links[link.name] for link in wanted.links if link.name in links}
         listing = self._host.listing(concerned, wanted.sysctls, wanted.classifiers, v6=self._with_v6(wanted))
         routed = {route.to for route in listing.side.routes if route.link in marked}
-        stale = stale_rules(listing.marked, used=routed | {host_cidr(ip) for ip in in_use})
-        todo = [*changes(wanted, listing.side), *(Drop(rule) for rule in stale)]
-        self._host.mend(todo, {name: link.index for name, link in concerned.items()})
-        return Repaired(mended=[str(change) for change in todo], skipped=skipped)
+        indices = {name: link.index for name, link in concerned.items()}
+        todo = changes(wanted, listing.side)
+        self._host.mend(todo, indices)
+        # Only now, and not at all where the kernel refused something: no packet may find neither the old nor the new.
+        unwanted = self._unwanted_rules(wanted, listing, used=routed | {host_cidr(ip) for ip in in_use})
+        self._host.mend(unwanted, indices)
+        return Repaired(mended=[str(change) for change in (*todo, *unwanted)], skipped=skipped)
+
+    def _unwanted_rules(self, wanted: Side, listing: Listing, *, used: Set[str]) -> list[Change]:
+        standing = set(wanted.rules)
+        if self._node.mode is Mode.SHARED_VETH:
+            standing |= {to_pods(v6=False), to_pods(v6=True)}
+        stale = stale_rules(listing.marked, used, standing)
+        self._standing_rules.difference_update(stale)
+        return [Drop(rule) for rule in dict.fromkeys((*stale, *superseded_rules(listing.side.rules, wanted.rules)))]
 
     def mend_inside(self, wired: Iterable[Lease]) -> list[str]:
         """Give live sandboxes back what they have lost of their own side; what was mended, one sentence each.
@@ -347,7 +372,7 @@ class Plumbing(NodeSide):
 
     def _routed_to(self, link: SeenLink) -> tuple[Ip, ...]:
         routes = self._host.listing({link.name: link}, v6=self._node.ipv6 is not None).side.routes
-        return tuple(Ip(route.to.partition("/")[0]) for route in routes if route.via is None)
+        return tuple(dict.fromkeys(Ip(route.to.partition("/")[0]) for route in routes if route.via is None))
 
 
 def _limit(stack: Stack, link: SeenLink, wanted: tuple[Shaper, ...]) -> None:

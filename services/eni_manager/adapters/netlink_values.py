@@ -157,9 +157,10 @@ _TO_TABLE: Final = 1
 
 def _rule(rule: Rule) -> bytes:
     table = number(_FRA_PRIORITY, rule.priority) + number(_FRA_TABLE, rule.table)
-    if rule.mark:
+    if not (rule.source or rule.to):
         head = _RULE.pack(AF_INET6 if rule.v6 else AF_INET, 0, 0, 0, min(rule.table, 252), 0, 0, _TO_TABLE, 0)
-        return head + number(_FRA_FWMARK, rule.mark) + number(_FRA_FWMASK, rule.mark) + table
+        mark = number(_FRA_FWMARK, rule.mark) + number(_FRA_FWMASK, rule.mark) if rule.mark else b""
+        return head + mark + table
     family, raw, prefix = _cidr_bytes(rule.source or rule.to or Cidr(""))
     where = (0, prefix, _FRA_SRC) if rule.source else (prefix, 0, _FRA_DST)
     iif = text(_FRA_IIFNAME, rule.iif) if rule.iif else b""
@@ -183,7 +184,8 @@ def _seen_rule(frame: Frame) -> tuple[Rule, bool] | None:
     found = attributes(frame.body, _RULE.size)
     mark = u32(found.get(_FRA_FWMARK))
     by_mark = mark != 0 and mark == u32(found.get(_FRA_FWMASK))
-    if by_mark == bool(dst or src) or not found.keys() <= (_MARKED if by_mark else _PLAIN):
+    by_address = bool(dst or src)
+    if (by_mark and by_address) or not found.keys() <= (_MARKED if by_mark else _PLAIN):
         return None
     if u32(found.get(_FRA_SUPPRESS_PREFIX, b"\xff" * 4)) != 0xFFFFFFFF:
         return None
@@ -194,7 +196,7 @@ def _seen_rule(frame: Frame) -> tuple[Rule, bool] | None:
         to=_cidr(family, found[_FRA_DST], dst) if dst else None,
         iif=string(found.get(_FRA_IIFNAME, b"")),
         mark=mark,
-        v6=by_mark and family == AF_INET6,
+        v6=not by_address and family == AF_INET6,
     )
     return rule, found.get(_FRA_PROTOCOL) == bytes((PROTOCOL,))
 

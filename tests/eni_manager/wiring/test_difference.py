@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from services.eni_manager.core.wiring import wire
-from services.eni_manager.core.wiring.difference import Change, Drop, Put, changes, stale_rules
+from services.eni_manager.core.wiring.difference import Change, Drop, Put, changes, stale_rules, superseded_rules
 from services.eni_manager.core.wiring.values import (
     Address,
     Item,
@@ -17,6 +17,7 @@ from services.eni_manager.core.wiring.values import (
     Side,
     Sysctl,
 )
+from services.eni_manager.core.wiring.veth import to_pods
 from shared.contracts.ipam import Bandwidth
 from shared.model import Cidr, Ip, Mac
 from tests.eni_manager.wiring.leases import ENI, NODE, lease
@@ -81,6 +82,8 @@ STRAYS = st.one_of(
     st.builds(Address, LINKS, ADDRESSES.map(Ip), st.sampled_from((24, 32))),
     st.builds(Route, LINKS, CIDRS.map(Cidr), st.just(Ip("10.9.9.9")), st.sampled_from((254, 1003))),
     st.builds(Rule, st.sampled_from((512, 600, 2048)), st.sampled_from((254, 77)), source=CIDRS.map(Cidr)),
+    st.builds(Rule, st.sampled_from((512, 600)), st.sampled_from((254, 77)), to=CIDRS.map(Cidr)),
+    st.builds(Rule, st.sampled_from((512, 2048)), st.sampled_from((254, 77)), v6=st.booleans()),
     st.builds(Neighbour, LINKS, st.just(Ip("169.254.1.1")), st.just(Mac("02:00:00:00:00:01"))),
     st.builds(Link, LINKS, st.sampled_from((1400, 1500)), st.booleans()),
 )
@@ -99,8 +102,10 @@ def test_carried_out_nothing_is_left_to_do_and_nothing_foreign_gone(kept: set[It
         match gone:
             case Address(link=link):
                 assert link in managed
-            case Rule(priority=priority, source=source):
-                assert priority == 2048 and source == "192.168.32.17/32"
+            case Rule(priority=512):
+                assert gone.to == "192.168.32.17/32" and gone.table == 77
+            case Rule():
+                assert gone.priority == 2048 and gone.source == "192.168.32.17/32"
             case _:
                 assert any(_same_place(gone, item) for item in WANTED.items)
 
@@ -126,3 +131,23 @@ def test_stale_rules_are_those_whose_address_nobody_uses() -> None:
     left = Rule(2048, 1003, source=Cidr("192.168.32.18/32"))
     elsewhere = replace(left, priority=600)
     assert stale_rules([used, left, elsewhere], ["192.168.32.17/32"]) == [left]
+
+
+def test_a_rule_for_all_pods_is_stale_where_the_mode_does_without() -> None:
+    assert stale_rules([to_pods(v6=False), to_pods(v6=True)], [], [to_pods(v6=True)]) == [to_pods(v6=False)]
+
+
+def test_a_rule_for_all_takes_the_place_of_one_per_pod_and_of_no_other() -> None:
+    earlier = Rule(512, 254, to=Cidr("192.168.32.17/32"))
+    others = (
+        Rule(512, 254, to=Cidr("192.168.32.18/32")),
+        Rule(600, 254, to=earlier.to),
+        Rule(512, 254, source=earlier.to),
+    )
+    assert superseded_rules([earlier, *others], WANTED.rules) == [earlier]
+    assert changes(WANTED, Side.of((*WANTED.items, earlier, *others))) == [], "it does no harm, so CHECK is content"
+
+
+def test_a_rule_to_a_pod_that_leads_elsewhere_gives_way() -> None:
+    astray = Rule(512, 77, to=Cidr("192.168.32.17/32"))
+    assert changes(WANTED, Side.of((*WANTED.items, astray))) == [Drop(astray)]

@@ -33,13 +33,14 @@ def test_an_ipv4_pod() -> None:
         "sysctl net/ipv4/conf/calic048fd9a750/rp_filter = 0",
         "link calic048fd9a750 mtu 1500 up",
         "route 192.168.32.17/32 dev calic048fd9a750 scope link",
-        "rule 512: from all to 192.168.32.17/32 lookup main",
+        "route 192.168.32.17/32 dev calic048fd9a750 scope link table 512",
         "rule 2048: from 192.168.32.17/32 lookup 1003",
     ]
     assert shown(wiring.uplink)[6:] == [
         "link eth1 mtu 1500 up",
         "address 10.0.0.5/32 dev eth1",
         "route default via 192.168.63.253 dev eth1 onlink table 1003",
+        "rule 512: from all lookup 512",
     ]
 
 
@@ -53,15 +54,17 @@ def test_a_dual_stack_pod_has_both_of_everything() -> None:
     for side, link in ((wiring.pod, "eth0"), (wiring.host, "calic048fd9a750"), (wiring.uplink, "eth1")):
         assert f"sysctl net/ipv6/conf/{link}/accept_ra = 0" in shown(side)
         assert f"sysctl net/ipv6/conf/{link}/accept_redirects = 0" in shown(side)
-    assert "rule 512: from all to 2001:db8:1::17/128 lookup main" in shown(wiring.host)
     assert "rule 2048: from 2001:db8:1::17/128 lookup 1003" in shown(wiring.host)
     assert "route 2001:db8:1::17/128 dev calic048fd9a750 scope link" in shown(wiring.host)
-    assert shown(wiring.uplink)[-5:] == [
+    assert "route 2001:db8:1::17/128 dev calic048fd9a750 scope link table 512" in shown(wiring.host)
+    assert shown(wiring.uplink)[-7:] == [
         "address 10.0.0.5/32 dev eth1",
         "address 2001:db8::5/128 dev eth1",
         "route default via 192.168.63.253 dev eth1 onlink table 1003",
         "route 2001:db8:1::fd/128 dev eth1 scope link table 1003",
         "route default via 2001:db8:1::fd dev eth1 table 1003",
+        "rule 512: from all lookup 512",
+        "IPv6 rule 512: from all lookup 512",
     ]
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -57,6 +58,7 @@ ITEMS = st.one_of(
     st.builds(route, IPS, TABLES, default=st.booleans(), gateway=st.booleans()),
     st.builds(lambda p, t, ip: Rule(p, t, source=cidr(ip)), st.sampled_from((512, 2048)), TABLES, IPS),
     st.builds(lambda p, t, ip: Rule(p, t, to=cidr(ip)), st.sampled_from((512, 2048)), TABLES, IPS),
+    st.builds(lambda p, v6: Rule(p, 512, v6=v6), st.sampled_from((512, 2048)), st.booleans()),
     st.builds(lambda ip, mac: Neighbour(LINK, ip, mac), IPS, MACS),
     st.builds(lambda rate, mtu: shaper(LINK, rate, mtu)[0], st.integers(1, 20_000_000_000), st.integers(1280, 9000)),
     st.builds(lambda mtu, up: Link(LINK, mtu, up), st.integers(1280, 9000), st.booleans()),
@@ -142,6 +144,9 @@ def test_pyroute2_reads_the_same_from_our_bytes(item: Item) -> None:
             assert found.get("RTA_GATEWAY") == item.via
             assert (found["RTA_TABLE"], found["RTA_OIF"], message["proto"]) == (item.table, 9, 84)
             assert f"{found.get('RTA_DST', item.to.split('/')[0])}/{message['dst_len']}" == item.to
+        case Rule(source=None, to=None):
+            assert message["family"] == (socket.AF_INET6 if item.v6 else socket.AF_INET)
+            assert (found["FRA_TABLE"], found["FRA_PRIORITY"]) == (item.table, item.priority)
         case Rule(source=source, to=to):
             selector = (found["FRA_SRC"], message["src_len"]) if source else (found["FRA_DST"], message["dst_len"])
             assert f"{selector[0]}/{selector[1]}" == (source or to)

@@ -110,7 +110,8 @@ async def test_each_family_is_unplugged_with_the_other(world: World, dataplane: 
 # ---- damage
 
 NODE_DAMAGE = {
-    "-6 rule del priority 512": ["node: rule 512: from all to {ip}/128 lookup main is missing"],
+    "-6 rule del priority 512": ["node: IPv6 rule 512: from all lookup 512 is missing"],
+    "-6 route del {ip} table 512": ["node: route {ip}/128 dev {link} scope link table 512 is missing"],
     "-6 rule del priority 2048": ["node: rule 2048: from {ip}/128 lookup {table} is missing"],
     "-6 route del {ip}": ["node: route {ip}/128 dev {link} scope link is missing"],
     "-6 neigh del {ip} dev {link}": ["node: neighbour {ip} lladdr {pod} dev {link} permanent is missing"],
@@ -230,7 +231,7 @@ async def test_repair_takes_away_ipv6_rules_of_dead_pods(world: World, dataplane
     dataplane.repair()
     await until(lambda: "2001:db8:1::99" not in world.node.ip("-6", "rule"))
     assert "2001:db8:1::98" in world.node.ip("-6", "rule"), "it does not bear our mark"
-    assert world.node.ip("-6", "rule").count(box.ipv6) == 2
+    assert world.node.ip("-6", "rule").count(box.ipv6) == 1
 
 
 # ---- whom nobody believes

@@ -4,17 +4,33 @@ import pytest
 
 from services.eni_manager.dataplane import Dataplane
 from shared.contracts.eni import Check
-from tests.system.dataplane.world import ENI_MAC, FAR, Memory, World, plug, problems_of, running, talks, until
+from tests.system.dataplane.world import (
+    ENI_MAC,
+    FAR,
+    Memory,
+    World,
+    announced,
+    plug,
+    problems_of,
+    running,
+    talks,
+    until,
+)
 
 pytestmark = pytest.mark.system
 
+_NEWROUTE, _NEWRULE, _DELRULE = 24, 32, 33
+
 NODE_DAMAGE = {
-    "rule del priority 512": ["node: rule 512: from all to {ip}/32 lookup main is missing"],
+    "rule del priority 512": ["node: rule 512: from all lookup 512 is missing"],
+    "rule add priority 512 to {ip} lookup 77": ["node: rule 512: from all to {ip}/32 lookup 77 should not be there"],
     "rule del priority 2048": ["node: rule 2048: from {ip}/32 lookup {table} is missing"],
     "rule add priority 2048 from {ip} lookup 77": [
         "node: rule 2048: from {ip}/32 lookup 77 should not be there",
     ],
     "route del {ip} dev {link}": ["node: route {ip}/32 dev {link} scope link is missing"],
+    "route del {ip} table 512": ["node: route {ip}/32 dev {link} scope link table 512 is missing"],
+    "route flush table 512": ["node: route {ip}/32 dev {link} scope link table 512 is missing"],
     "route replace {ip} dev eth0": ["node: route {ip}/32 dev {link} scope link is missing"],
     "route flush table {table}": ["node: route default via 192.168.63.253 dev eth1 onlink table {table} is missing"],
     "addr flush dev eth1": [
@@ -30,6 +46,7 @@ NODE_DAMAGE = {
     "link set {link} down": [
         "node: link {link} mtu 1500 down should be link {link} mtu 1500 up",
         "node: route {ip}/32 dev {link} scope link is missing",
+        "node: route {ip}/32 dev {link} scope link table 512 is missing",
     ],
 }
 SETTINGS = {
@@ -161,7 +178,35 @@ async def test_repair_takes_away_what_dead_pods_left_and_nothing_foreign(
     dataplane.repair()
     await until(lambda: world.node.state() != damaged)
     assert [world.node.rules_about(rule[2]) for rule in foreign] == [1, 1, 1]
-    assert world.node.rules_about(box.ipv4) == 2
+    assert world.node.rules_about(box.ipv4) == 1
+
+
+async def test_pods_of_an_earlier_release_are_found_all_the_while(world: World, memory: Memory) -> None:
+    """It made a rule per pod; so did Terway, unmarked. They go when the one for all and its routes stand."""
+    marked, plain, foreign = world.sandbox(ipv6=True), world.sandbox(), world.sandbox()
+    async with running(memory) as dataplane:
+        for box in (marked, plain):
+            await plug(dataplane, box)
+        whole = world.node.state()
+    world.node.ip("route", "flush", "table", "512")
+    world.node.ip("-6", "route", "flush", "table", "512")
+    for family in ("-4", "-6"):
+        world.node.ip(family, "rule", "del", "priority", "512")
+    mark = ("protocol", "84")
+    for family, address, *more in (("-4", marked.ipv4, *mark), ("-6", marked.ipv6, *mark), ("-4", plain.ipv4)):
+        world.node.ip(family, "rule", "add", "priority", "512", "to", address, "lookup", "main", *more)
+    world.node.ip("rule", "add", "priority", "512", "to", foreign.ipv4, "lookup", "main")
+    assert talks(marked, marked.ipv4, plain, plain.ipv4)
+    with announced(world.node) as told:
+        async with running(memory):
+            await until(lambda: world.node.rules_about(marked.ipv4) == world.node.rules_about(plain.ipv4) == 1)
+            await until(lambda: f"to {marked.ipv6}" not in world.node.ip("-6", "rule"))
+    order = [kind for kind in told if kind in (_NEWROUTE, _NEWRULE, _DELRULE)]
+    assert (order.count(_NEWROUTE), order.count(_NEWRULE)) == (3, 2)
+    assert order[5:] == [_DELRULE] * 3, "whatever is new comes first"
+    assert world.node.rules_about(foreign.ipv4) == 1, "it is no pod's of ours"
+    world.node.ip("rule", "del", "priority", "512", "to", foreign.ipv4)
+    assert world.node.state() == whole
 
 
 async def test_repair_marks_a_link_whose_plug_died_before_it_could(world: World, dataplane: Dataplane) -> None:
@@ -190,6 +235,6 @@ async def test_repair_passes_over_a_pod_whose_link_is_gone(world: World, datapla
     world.node.ip("link", "del", dead.lease.host_link)
     world.node.ip("rule", "del", "priority", "2048", "from", live.ipv4)
     dataplane.repair()
-    await until(lambda: world.node.rules_about(live.ipv4) == 2)
+    await until(lambda: world.node.rules_about(live.ipv4) == 1)
     shown = {item.key: item.alive for item in (await dataplane.attachments()).attachments}
     assert shown == {dead.lease.key: False, live.lease.key: True}

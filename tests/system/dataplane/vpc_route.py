@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 
 from msgspec.structs import replace
 
+from services.eni_manager.core.wiring.vpc_route import Nat
 from services.eni_manager.dataplane import AttachmentStore, Dataplane
 from shared.contracts.ipam import Bandwidth
 from shared.model import Cidr, EniId, Ip, Mac, Mode, Subnet
@@ -42,7 +43,8 @@ class VpcRoute(World):
 @asynccontextmanager
 async def running(made: World, store: AttachmentStore) -> AsyncIterator[Dataplane]:
     """A dataplane of such a node, with its loops."""
-    async with world.running(store, pod_cidr=CLUSTER) as dataplane:
+    nat = Nat(sources=frozenset({OURS}), inside=frozenset({CLUSTER}))
+    async with world.running(store, nat=nat) as dataplane:
         made.node.ip("link", "set", "eth1", "down")  # this mode needs no ENI
         await until(lambda: "terway_brb_masq" in made.node.nft("list", "tables"))
         yield dataplane

@@ -294,11 +294,10 @@ def standing(kind: type[AnyWorld]) -> Iterator[AnyWorld]:
 
 @asynccontextmanager
 async def running(
-    store: AttachmentStore, *, linger_s: float = 0.01, symmetric: bool = False, pod_cidr: Cidr | None = None
+    store: AttachmentStore, *, linger_s: float = 0.01, symmetric: bool = False, nat: Nat | None = None
 ) -> AsyncIterator[Dataplane]:
     """A dataplane of the node, with its loops; leaving it stops both as a service would."""
     node = Node(NODE_IP, NODE_IP6)
-    nat = None if pod_cidr is None else Nat(sources=frozenset({pod_cidr}), inside=frozenset({pod_cidr}))
     made = Dataplane(node, store, linger_s=linger_s, repair_s=3600.0, symmetric=symmetric, nat=nat)
     async with serving(made) as dataplane:
         await dataplane.ensure_eni(ENI_MAC, SUBNET)
@@ -331,8 +330,8 @@ async def problems_of(dataplane: Dataplane, box: Sandbox, *, mtu: int | None = N
 
 @contextmanager
 def announced(space: Space) -> Iterator[list[int]]:
-    """The types of the messages by which the kernel announces changes inside meanwhile: tc, IPv4, IPv6 routes."""
-    groups = 0x8 | 0x10 | 0x40 | 0x80 | 0x400
+    """The types of the messages by which the kernel announces changes meanwhile: tc, IPv4, IPv6 routes and rules."""
+    groups = 0x8 | 0x10 | 0x40 | 0x80 | 0x400 | 0x40000
     found: list[int] = []
     with space.inside():
         listener = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)

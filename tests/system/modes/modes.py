@@ -25,7 +25,9 @@ VETH: Damages = {
 """On the node, in modes whose pods hang on a veth pair."""
 
 SHARED_ENI: Damages = {
-    "the rule to the pod": "ip rule del priority 512 to {ip}",
+    "the rule to pods": "ip rule del priority 512",
+    "the route to the pod, before its ENI's": "ip route del {ip} table 512",
+    "a rule to the pod": "ip rule add priority 512 to {ip} lookup 77",
     "the rule from the pod": "ip rule del priority 2048 from {ip}",
     "the ENI's routes": "ip route flush table {table}",
     "the ENI's address": "ip addr flush dev {eni}",

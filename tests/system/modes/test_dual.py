@@ -167,13 +167,14 @@ def _kube_proxy(backend: str) -> str:
 async def test_check_finds_ipv6_damage_and_repair_mends_the_node(pairs: Site, crew: Crew) -> None:
     entry, address = pairs.node("node1").netns, six(crew["a"])
     assert await pairs.check("node1", crew["a"]) == ""
-    for command in (
-        f"ip -6 route del {address}",
-        f"ip -6 rule del priority 512 to {address}",
-        f"ip -6 rule del priority 2048 from {address}",
+    for command, said in (
+        (f"ip -6 route del {address}", address),
+        (f"ip -6 route del {address} table 512", f"{address}/128 dev"),
+        ("ip -6 rule del priority 512", "IPv6 rule 512"),
+        (f"ip -6 rule del priority 2048 from {address}", f"from {address}"),
     ):
         inside(entry, *command.split())
-        assert address in await pairs.check("node1", crew["a"]), command
+        assert said in await pairs.check("node1", crew["a"]), command
     await pairs.repair("node1")
     await eventually(lambda: pairs.check("node1", crew["a"]), "")
     assert await by6(pairs, "default/c", "default/a:80/tcp") == "default/a"

@@ -100,9 +100,10 @@ async def nothing_of(mode: Mode, site: Site) -> None:
             found = await cloud.audit()
         if mode is Mode.VPC_ROUTE:
             return ", ".join(cidr for cidr in found["delivered"] if "/" in cidr)
-        return ", ".join(eni["id"] for eni in found["enis"] if eni["type"] != "Primary")
+        rules = [line for line in site.state(NODE) if "lookup 512" in line]
+        return ", ".join([*rules, *(eni["id"] for eni in found["enis"] if eni["type"] != "Primary")])
 
-    await until(missing, what=f"nothing of {mode} is left in the cloud", within_s=30)
+    await until(missing, what=f"nothing of {mode} is left", within_s=30)
     state = site.state(NODE)
     assert not any("terway_brb_masq" in line for line in state) or mode is not Mode.VPC_ROUTE, state
     left = await kernel.read(site.node(NODE).netns_name)

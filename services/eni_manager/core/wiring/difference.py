@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from services.eni_manager.core.wiring.values import (
+    MAIN_TABLE,
     Address,
     Diversion,
     Item,
@@ -16,6 +17,7 @@ from services.eni_manager.core.wiring.values import (
     Side,
     Sysctl,
 )
+from shared.model import Cidr
 
 
 class Put(msgspec.Struct, frozen=True):
@@ -65,10 +67,23 @@ def changes(wanted: Side, actual: Side) -> list[Change]:
     ]
 
 
-def stale_rules(present: Iterable[Rule], used: Iterable[str]) -> list[Rule]:
-    """Rules of ours whose address no pod uses: what a pod left behind that nobody unplugged (§13 R5)."""
-    in_use = frozenset(used)
-    return [rule for rule in present if rule.priority in _OURS and (rule.source or rule.to) not in in_use]
+def stale_rules(present: Iterable[Rule], used: Iterable[str], standing: Iterable[Rule] = ()) -> list[Rule]:
+    """Rules of ours whose address no pod uses: what a pod left behind that nobody unplugged (§13 R5).
+
+    Those for all packets are stale unless they are among the `standing` ones: an earlier mode left them.
+    """
+    in_use, keep = frozenset(used), frozenset(standing)
+    ours = (rule for rule in present if rule.priority in _OURS and rule not in keep)
+    return [rule for rule in ours if (rule.source or rule.to) not in in_use]
+
+
+def superseded_rules(present: Iterable[Rule], wanted: Iterable[Rule]) -> list[Rule]:
+    """Rules `to podIP lookup main` of pods that are found by one rule for all: an earlier release's, or Terway's own.
+
+    They do no harm but to be walked past. Take them away only when what is wanted stands.
+    """
+    own = _own(wanted)
+    return [rule for rule in present if _to_one_of(own, rule) and rule.table == MAIN_TABLE]
 
 
 def _missing(wanted: Iterable[Item], actual: Iterable[Item]) -> Iterator[Put]:
@@ -101,12 +116,23 @@ def _addresses(wanted: tuple[Address, ...], actual: tuple[Address, ...]) -> Iter
 
 
 def _rules(wanted: tuple[Rule, ...], actual: tuple[Rule, ...]) -> Iterator[Change]:
-    managed = {(item.priority, item.source, item.to, item.mark, item.v6) for item in wanted}
+    select = {(item.priority, item.source, item.to, item.mark, item.v6) for item in wanted if not item.for_all}
+    own = _own(wanted)
     keep = frozenset(wanted)
     for item in actual:
-        if item not in keep and (item.priority, item.source, item.to, item.mark, item.v6) in managed:
+        same = (item.priority, item.source, item.to, item.mark, item.v6) in select
+        if item not in keep and (same or (_to_one_of(own, item) and item.table != MAIN_TABLE)):
             yield Drop(item)
     yield from _missing(wanted, actual)
+
+
+def _own(wanted: Iterable[Rule]) -> frozenset[Cidr | None]:
+    """Addresses of pods that are found by the one rule for all."""
+    return frozenset(item.source for item in wanted if item.priority == Priority.FROM_POD)
+
+
+def _to_one_of(own: frozenset[Cidr | None], rule: Rule) -> bool:
+    return rule.priority == Priority.TO_POD and rule.to is not None and rule.to in own
 
 
 def _shapers(wanted: Iterable[Shaper], actual: Iterable[Shaper]) -> Iterator[Put]:

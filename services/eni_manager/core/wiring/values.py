@@ -16,6 +16,8 @@ from shared.model import AttachmentKey, Cidr, Ip, Mac, Mode
 MAIN_TABLE = 254
 ENI_TABLE_BASE = 1000
 """The routing table of an ENI is this plus its ifindex (terway.md §5.1.2)."""
+PODS_TABLE = 512
+"""The ways to this node's pods and nothing else, where pods share ENIs; beside the same ways in the main table."""
 
 
 GATEWAY4 = Ip("169.254.1.1")
@@ -80,9 +82,9 @@ class Route(msgspec.Struct, frozen=True):
 
 
 class Rule(msgspec.Struct, frozen=True):
-    """A policy routing rule: for one pod address (one of `source` and `to`), or for all packets with a mark.
+    """A policy routing rule: for one pod address (one of `source` and `to`), for all packets with a mark, or for all.
 
-    `mark` is its own mask, and is looked for in IPv4 packets, or with `v6` in IPv6 ones.
+    `mark` is its own mask. A rule without address is about IPv4 packets, or with `v6` about IPv6 ones.
     `iif` is never wanted; it is read, because rules of older Terways have it (terway.md §5.2.9).
     """
 
@@ -93,6 +95,11 @@ class Rule(msgspec.Struct, frozen=True):
     iif: str = ""
     mark: int = 0
     v6: bool = False
+
+    @property
+    def for_all(self) -> bool:
+        """Is it about all packets of its family?"""
+        return not (self.source or self.to or self.mark)
 
     def __str__(self) -> str:
         select = f"from {self.source}" if self.source else "from all"

@@ -1,10 +1,14 @@
 """Shared ENI, veth and policy routing: the default mode (terway.md §5.2).
 
 pod  eth0 podIP/32, default via 169.254.1.1 onlink, permanent neighbour 169.254.1.1 = MAC of cali…
-host cali…                podIP dev cali… scope link                (table main)
-     512:  to podIP       lookup main      so two pods of one node meet on the node
+host cali…                podIP dev cali… scope link                (tables main and 512)
+     512:  from all       lookup 512       so two pods of one node meet on the node
      2048: from podIP     lookup 1000+ifindex of the ENI
      ENI                  nodeIP/32, default via the vSwitch's gateway onlink (that table)
+
+Terway has a rule `512: to podIP lookup main` for each pod. The kernel walks rules one by one, for every packet, so with
+200 of them a packet within the node pays more for rules than for everything else. Table 512 holds pods and nothing
+else: whatever somebody routes, blackholes or suppresses in the main table does not reach packets of pods by it.
 """
 
 from collections.abc import Iterator
@@ -16,7 +20,7 @@ from services.eni_manager.core.wiring.shaping import shaper
 from services.eni_manager.core.wiring.values import (
     GATEWAY4,
     GATEWAY6,
-    MAIN_TABLE,
+    PODS_TABLE,
     Address,
     EniLink,
     Link,
@@ -41,19 +45,25 @@ def shared_veth(lease: Lease, node: Node, eni: EniLink, *, mtu: int | None = Non
     """What this lease wants. `mtu` None: the node's usual one."""
     pair = pair_of(lease, node.mtu if mtu is None else mtu)
     own = [host_cidr(ip) for ip in lease.addresses]
-    rules = (
-        *(Rule(Priority.TO_POD, MAIN_TABLE, to=to) for to in own),
-        *(Rule(Priority.FROM_POD, eni.table, source=source) for source in own),
-    )
+    host = host_side(lease, pair)
     return Wiring(
         key=lease.key,
         mode=lease.mode,
         veth=pair,
-        host=replace(host_side(lease, pair), rules=rules),
+        host=replace(
+            host,
+            routes=(*host.routes, *(Route(pair.host, to, table=PODS_TABLE) for to in own)),
+            rules=tuple(Rule(Priority.FROM_POD, eni.table, source=source) for source in own),
+        ),
         pod=pod_side(lease, pair),
         uplink=uplink(node, eni, lease.subnet4, lease.subnet6 if lease.ipv6 is not None else None, mtu=node.mtu),
         eni=eni,
     )
+
+
+def to_pods(*, v6: bool) -> Rule:
+    """The one rule of a family by which packets find this node's pods."""
+    return Rule(Priority.TO_POD, PODS_TABLE, v6=v6)
 
 
 def pair_of(lease: Lease, mtu: int) -> Veth:
@@ -69,19 +79,25 @@ def pair_of(lease: Lease, mtu: int) -> Veth:
 
 
 def uplink(node: Node, eni: EniLink, subnet4: Subnet | None, subnet6: Subnet | None, *, mtu: int) -> Side:
-    """What an ENI needs, whoever uses it: the node's address, and a table whose default route leaves by it."""
+    """What an ENI needs, whoever uses it: the node's address, and a table whose default route leaves by it.
+
+    And before that table is asked, the ways to the node's own pods.
+    """
     addresses: list[Address] = []
     routes: list[Route] = []
+    rules: list[Rule] = []
     if subnet4 is not None:
         if node.ipv4 is not None:
             addresses.append(Address(eni.name, node.ipv4, 32))
         routes.append(Route(eni.name, DEFAULT4, subnet4.gateway, eni.table))
+        rules.append(to_pods(v6=False))
     if subnet6 is not None:
         if node.ipv6 is not None:
             addresses.append(Address(eni.name, node.ipv6, 128))
         # In the ENI's table and not, as Terway's, in the main one, where two ENIs of a vSwitch would fight over it.
         routes.append(Route(eni.name, host_cidr(subnet6.gateway), table=eni.table))
         routes.append(Route(eni.name, DEFAULT6, subnet6.gateway, eni.table, onlink=False))
+        rules.append(to_pods(v6=True))
     # First, since the link's own address is looked for duplicates as soon as it is up: until that is over, a second or
     # two, the node cannot ask for the gateway's MAC. The cloud vouches for the MAC that the address is made of.
     undoubted = () if subnet6 is None else (Sysctl(f"net/ipv6/conf/{eni.name}/accept_dad", "0"),)
@@ -90,6 +106,7 @@ def uplink(node: Node, eni: EniLink, subnet4: Subnet | None, subnet6: Subnet | N
         links=(Link(eni.name, mtu),),
         addresses=tuple(addresses),
         routes=tuple(routes),
+        rules=tuple(rules),
     )
 
 
