@@ -19,6 +19,8 @@ from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+import uvloop
+
 from services.cni_shim.config import Deadlines
 from services.cni_shim.install import install
 from shared.contracts import eni, ipam, policy
@@ -40,7 +42,8 @@ class Neighbours:
 
     def __init__(self, run_dir: Path) -> None:
         self._run_dir = run_dir
-        self._loop = asyncio.new_event_loop()
+        # As services do; asyncio's own of Python 3.11 forgets a connection that comes while its server closes.
+        self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="neighbours", daemon=True)
         self._open: dict[str, AsyncExitStack] = {}
         self.reset()
@@ -357,7 +360,7 @@ def key_of(sandbox: Sandbox, network: str = "terway") -> AttachmentKey:
     return AttachmentKey(network, sandbox.id, sandbox.ifname)
 
 
-def until(condition: Callable[[], object], what: str, patience_s: float = 10.0) -> None:
+def until(condition: Callable[[], object], what: str, patience_s: float = 30.0) -> None:
     """Wait for a condition."""
     ends = time.monotonic() + patience_s
     while not condition():

@@ -90,6 +90,7 @@ def test_del_that_can_neither_be_done_nor_noted(site: FakeSite, sandbox: Sandbox
             kept.rename(site.spool)
 
 
+@pytest.mark.alone
 def test_gateway_that_hangs(site: FakeSite, sandbox: Sandbox) -> None:
     """Each command answers by its deadline: here 5 s for ADD, 3 for DEL, 2 for STATUS."""
     gateway = site.gateway_pid
@@ -114,7 +115,7 @@ def test_gateway_that_hangs(site: FakeSite, sandbox: Sandbox) -> None:
 def test_gateway_dies_in_the_middle_of_add(site: FakeSite, sandbox: Sandbox, method: str) -> None:
     adding, go_on = held_up_in(site, method, lambda: site.add(sandbox))
     assert site.stop_gateway(signal.SIGKILL) == -signal.SIGKILL
-    adding.result(1).error(11)
+    adding.result(DEADLINES.add / 2).error(11)
     go_on()
     site.start_gateway()
     site.delete(sandbox).ok()
@@ -127,11 +128,12 @@ def test_gateway_dies_in_the_middle_of_add(site: FakeSite, sandbox: Sandbox, met
 def test_neighbour_dies_in_the_middle_of_add(site: FakeSite, sandbox: Sandbox, method: str, service: str) -> None:
     adding, go_on = held_up_in(site, method, lambda: site.add(sandbox))
     with site.away(service):
-        adding.result(1).error(11, service)
+        adding.result(DEADLINES.add / 2).error(11, service)
         go_on()
     until(lambda: clean(site), "it is undone, now or by a note")
 
 
+@pytest.mark.alone
 def test_neighbour_that_hangs(site: FakeSite, sandbox: Sandbox) -> None:
     adding, go_on = held_up_in(site, "ipam.acquire", lambda: site.add(sandbox))
     adding.result(4.8).error(11, "ipam")
