@@ -18,11 +18,13 @@ CRDS: Final = Resource(
     "apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", namespaced=False
 )
 KINDS: Final = {
-    kind: Resource(GROUP, "v1", plural, kind, namespaced=False)
+    kind: Resource(GROUP, "v1", plural, kind, namespaced=kind == "NetworkPolicy")
     for kind, plural in (
         ("GlobalNetworkPolicy", "globalnetworkpolicies"),
         ("GlobalNetworkSet", "globalnetworksets"),
         ("HostEndpoint", "hostendpoints"),
+        ("NetworkPolicy", "networkpolicies"),
+        ("Tier", "tiers"),
     )
 }
 
@@ -38,7 +40,7 @@ async def define(cluster: Site) -> None:
             "spec": {
                 "group": GROUP,
                 "names": {"kind": kind, "plural": resource.plural},
-                "scope": "Cluster",
+                "scope": "Namespaced" if resource.namespaced else "Cluster",
                 "versions": [{"name": "v1", "served": True, "storage": True, "schema": schema}],
             },
         }
@@ -62,6 +64,16 @@ def policy(name: str, selector: str, **spec: Json) -> Json:
     return {"kind": "GlobalNetworkPolicy", "metadata": {"name": name}, "spec": {"selector": selector, **spec}}
 
 
+def local(name: str, namespace: str, selector: str, **spec: Json) -> Json:
+    """A namespaced policy of Calico's."""
+    metadata = {"name": name, "namespace": namespace}
+    return {"kind": "NetworkPolicy", "metadata": metadata, "spec": {"selector": selector, **spec}}
+
+
+def tier(name: str, order: int, **spec: Json) -> Json:
+    return {"kind": "Tier", "metadata": {"name": name}, "spec": {"order": order, **spec}}
+
+
 def network_set(name: str, *nets: str) -> Json:
     return {"kind": "GlobalNetworkSet", "metadata": {"name": name, "labels": {"set": name}}, "spec": {"nets": [*nets]}}
 
@@ -78,17 +90,29 @@ async def written(cluster: Site, *bodies: Json) -> AsyncIterator[None]:
     try:
         for body in bodies:
             resource = KINDS[body["kind"]]
-            made = await cluster.kube.create(resource, dict, {"apiVersion": resource.api_version, **body})
+            whole = {"apiVersion": resource.api_version, **body}
+            made = await cluster.kube.create(resource, dict, whole, namespace=body["metadata"].get("namespace"))
             cluster.versions[str(resource)] = int(made["metadata"]["resourceVersion"])
         await cluster.settled()
         yield
     finally:
         for body in reversed(bodies):
-            await cluster.kube.delete(KINDS[body["kind"]], body["metadata"]["name"])
+            name, namespace = body["metadata"]["name"], body["metadata"].get("namespace")
+            await cluster.kube.delete(KINDS[body["kind"]], name, namespace=namespace)
             cluster.versions.pop(str(KINDS[body["kind"]]), None)
         names = {body["metadata"]["name"] for body in bodies}
         await until(lambda: _left(cluster, names), what="they are gone", within_s=PATIENCE_S, every_s=0.02)
         await cluster.settled()
+
+
+async def changed(cluster: Site, body: Json, **spec: Json) -> None:
+    """An object that is written already says this now; returns when every node enforces it."""
+    resource, metadata = KINDS[body["kind"]], body["metadata"]
+    made = await cluster.kube.patch(
+        resource, dict, metadata["name"], {"spec": spec}, namespace=metadata.get("namespace")
+    )
+    cluster.versions[str(resource)] = int(made["metadata"]["resourceVersion"])
+    await cluster.settled()
 
 
 async def _left(cluster: Site, names: set[str]) -> str:
