@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from difflib import unified_diff
 from pathlib import Path
 from typing import Any
 
@@ -158,11 +159,17 @@ def inside(netns: Path, *command: str, stdin: str = "") -> str:
     return done.stdout
 
 
-async def eventually(question: Any, expected: Sequence[str] | str, *, within_s: float = 10.0) -> None:
+def _difference(expected: Sequence[str] | str, found: Sequence[str] | str) -> str:
+    if isinstance(expected, str) or isinstance(found, str):
+        return f"expected {expected!r}, found {found!r}"
+    return "\n".join(unified_diff(expected, found, "expected", "found", n=0, lineterm=""))
+
+
+async def eventually(question: Any, expected: Sequence[str] | str, *, within_s: float = 30.0) -> None:
     """Ask again until the answer is as expected; after that time, fail with what it is."""
     async with asyncio.timeout(within_s + 5):
         ends = asyncio.get_running_loop().time() + within_s
         while (found := await question()) != expected:  # the kernel offers no event for it
             if asyncio.get_running_loop().time() >= ends:
-                assert found == expected
+                raise AssertionError(_difference(expected, found))
             await asyncio.sleep(0.05)
