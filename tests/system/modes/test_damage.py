@@ -88,8 +88,12 @@ async def test_the_end_of_a_pod_leaves_nothing(site: Site) -> None:
     async def state() -> list[str]:
         return site.state("node1")
 
+    async def retired() -> list[str]:  # links that are deleted in the background
+        return [line for line in site.state("node1") if ": gone" in line]
+
     async with site.pod("first", "node1"):  # what portmap makes once, and the ENI, stay
         pass
+    await eventually(retired, [])
     before = site.state("node1")
     async with site.pod("brief", "node1", **LIMITS) as sandbox:
         assert site.state("node1") != before
