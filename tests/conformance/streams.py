@@ -227,6 +227,7 @@ class Streams:
             self._receive(0.05)
         # Each receiver hears of its own node, which no policy stops: by then it has read all that came before.
         places = {str(key.data): key.data for key in self._selector.get_map().values() if not isinstance(key.data, int)}
+        deadline = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline and self._marks < places.keys():
             for pod, port in places.values():
                 node = self._cluster.layout.node(self._cluster.nodes[pod]).netns
