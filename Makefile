@@ -43,6 +43,7 @@ bench: setup         ## ratios measured side by side; writes build/bench.json
 	$(PYTHON) -m tests.bench.modes_bench
 	$(PYTHON) -m tests.bench.bandwidth_bench
 	$(PYTHON) -m tests.bench.enforce_bench
+	$(PYTHON) -m tests.bench.enforce_bench_pods
 
 CONFORMANCE_shared-veth-ipv4 := tests/conformance
 CONFORMANCE_exclusive-eni-ipv4 := tests/conformance/test_exclusive_live.py

@@ -185,6 +185,8 @@ class PodTables:
         self._held: dict[AttachmentKey, _Held] = {}
         self._waiting: dict[AttachmentKey, None] = {}
         """In the order in which they were told of something."""
+        self._starting: dict[AttachmentKey, None] = {}
+        """Those that an ADD waits for."""
         self._busy: dict[AttachmentKey, _Held] = {}
         self._searching: asyncio.Task[None] | None = None
         self._some = asyncio.Event()
@@ -229,6 +231,7 @@ class PodTables:
         """The sandbox goes, and its table with its namespace. Until then nothing new is let in. Unknown: ignored."""
         held = self._held.pop(key, None)
         self._waiting.pop(key, None)
+        self._starting.pop(key, None)
         if held is not None:
             self._forget(held)
             self._some.set()  # whoever waits for it need not
@@ -267,7 +270,7 @@ class PodTables:
 
     def _tell(self, held: _Held) -> None:
         if held.due:
-            self._waiting.setdefault(held.inside.key)
+            (self._starting if held.starting else self._waiting).setdefault(held.inside.key)
             self._some.set()
 
     # ---- what is in force
@@ -338,7 +341,8 @@ class PodTables:
                 reporter.alive()
                 self._some.clear()
                 while (held := self._next(clock())) is not None:
-                    del self._waiting[held.inside.key]
+                    self._waiting.pop(held.inside.key, None)
+                    self._starting.pop(held.inside.key, None)
                     self._busy[held.inside.key] = held
                     tasks.create_task(self._write(held), name="policy-pod")
                 async with self._news:
@@ -349,19 +353,17 @@ class PodTables:
 
     def _next(self, now: float) -> _Held | None:
         """Who is to be written: of those that wait the first, but one that starts before all others."""
-        found: _Held | None = None
-        for key in list(self._waiting):
-            held = self._held[key]
-            if not held.due:
-                del self._waiting[key]
-            elif key not in self._busy and held.rests_until <= now:
-                if held.starting:
-                    return held if len(self._busy) < 2 * AT_ONCE else None
-                found = found or held
-        return found if len(self._busy) < AT_ONCE else None
+        for waiting, most in ((self._starting, 2 * AT_ONCE), (self._waiting, AT_ONCE)):
+            for key in list(waiting) if len(self._busy) < most else ():
+                held = self._held[key]
+                if not held.due:
+                    del waiting[key]
+                elif key not in self._busy and held.rests_until <= now:
+                    return held
+        return None
 
     def _patience_s(self, now: float) -> float:
-        ends = (self._held[key].rests_until for key in self._waiting)
+        ends = (self._held[key].rests_until for key in (*self._starting, *self._waiting))
         return min([QUIET_S, *(end - now for end in ends if end > now)])
 
     async def _write(self, held: _Held) -> None:

@@ -21,6 +21,7 @@ What passes by `judged_link` is judged by the host in both directions, with the 
 
 import re
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 from services.policy.core import messages as m
 from services.policy.core import nets
@@ -38,20 +39,32 @@ BASE_CHAINS = ("prerouting", "input", "output", "postrouting", "silent")
 """What is only a pod's table's own. All else is in the host's under the same name."""
 
 
+class _Read(NamedTuple):
+    """The chains and the sets that a chain's rules name, and the chain as a pod has it."""
+
+    targets: tuple[str, ...]
+    sets: tuple[str, ...]
+    inside: Chain
+    alike: bool
+    """it names what it named before it changed"""
+
+
 class References:
     """Where chains lead to and which sets they ask, read out of their rules once for all pods of a node."""
 
     def __init__(self) -> None:
-        self._known: dict[str, tuple[Chain, tuple[str, ...], tuple[str, ...], Chain]] = {}
+        self._known: dict[str, tuple[Chain, _Read]] = {}
 
-    def of(self, chain: Chain) -> tuple[tuple[str, ...], tuple[str, ...], Chain]:
-        """The chains and the sets that its rules name, and the chain as a pod has it."""
+    def of(self, chain: Chain) -> "_Read":
+        """What there is to know of a chain of the host's."""
         known = self._known.get(chain.name)
         if known is None or known[0] is not chain:
-            targets = dict.fromkeys(name for rule in chain.rules for name in _JUMP.findall(rule))
-            sets = dict.fromkeys(name for rule in chain.rules for name in _LOOKUP.findall(rule))
-            known = self._known[chain.name] = chain, tuple(targets), tuple(sets), _silenced(chain)
-        return known[1:]
+            targets = tuple(dict.fromkeys(name for rule in chain.rules for name in _JUMP.findall(rule)))
+            sets = tuple(dict.fromkeys(name for rule in chain.rules for name in _LOOKUP.findall(rule)))
+            before = None if known is None else known[1]
+            alike = before is not None and (before.targets, before.sets) == (targets, sets)
+            known = self._known[chain.name] = chain, _Read(targets, sets, _silenced(chain), alike)
+        return known[1]
 
     def forget(self, chains: Iterable[str]) -> None:
         """Chains that are gone."""
@@ -100,7 +113,7 @@ class PodTable:
 
         The first time `change` does not matter. Costs what changed, and the size of this table if that was of it.
         """
-        if not self._begun or self._concerned(change):
+        if not self._begun or not self._patched(change):
             self._begun = True
             self._rebuild(host)
         for name in self._sets & (change.elements_added.keys() | change.elements_removed.keys()):
@@ -111,17 +124,24 @@ class PodTable:
         """What has changed of this table since the last flush, however often it was told."""
         return self._draft.flush()
 
-    def _concerned(self, change: Change) -> bool:
-        mine = {self._ingress, self._egress, *self._chains}
-        return any(
-            chain.name in mine for chain in (*change.chains_added, *change.chains_changed)
-        ) or not mine.isdisjoint(change.chains_removed)
+    def _patched(self, change: Change) -> bool:
+        """Whether all there was to do were other rules in chains that lead where they led, and it is done."""
+        mine = {self._ingress, self._egress, *self._chains} - set(BASE_CHAINS)  # the host's of these names are others
+        if not mine.isdisjoint(change.chains_removed) or any(chain.name in mine for chain in change.chains_added):
+            return False
+        changed = [self._references.of(chain) for chain in change.chains_changed if chain.name in mine]
+        if not all(read.alike and read.inside.name in self._chains for read in changed):
+            return False
+        for read in changed:
+            self._chains[read.inside.name] = read.inside
+            self._draft.chain(read.inside)
+        return True
 
     def _rebuild(self, host: Table) -> None:
         known = self._ingress in host.chains and self._egress in host.chains
         wanted = dict(self._reached(host, (self._ingress, self._egress))) if known else {}
-        used = {name for chain in wanted.values() for name in self._references.of(chain)[1]}
-        wanted = {name: self._references.of(chain)[2] for name, chain in wanted.items()}
+        used = {name for chain in wanted.values() for name in self._references.of(chain).sets}
+        wanted = {name: self._references.of(chain).inside for name, chain in wanted.items()}
         for chain in self._base_chains(self._word(self._ingress, known), self._word(self._egress, known)):
             wanted[chain.name] = chain
         for name in self._chains.keys() - wanted.keys():
@@ -141,7 +161,7 @@ class PodTable:
         while waiting:
             chain = host.chains[waiting.pop()]
             yield chain.name, chain
-            for target in self._references.of(chain)[0]:
+            for target in self._references.of(chain).targets:
                 if target not in seen:
                     seen.add(target)
                     waiting.append(target)
