@@ -36,6 +36,20 @@ class ExtraRoute(msgspec.Struct, frozen=True):
     dst: str
 
 
+class SymmetricRouting(msgspec.Struct, frozen=True):
+    """`symmetric_routing_config` (terway.md §2.3, §5.8); what its values may be, eni_manager says."""
+
+    interface: str = ""
+    """The node's primary one. Empty: that of its default route; Terway's default is eth0."""
+    mark: int = 0x10
+    mask: int = 0x10
+    table_id: int = 100
+    rule_priority: int = 600
+    comment: str = "terway-symmetric"
+    backend: Literal["", "iptables", "nftables"] = ""
+    """Taken, and of no effect: marks are set by nftables, which stands beside either."""
+
+
 class EniConf(msgspec.Struct, frozen=True):
     """One field per key, named as Terway names it. Durations are seconds (`Duration` is a float)."""
 
@@ -75,6 +89,8 @@ class EniConf(msgspec.Struct, frozen=True):
     ip_stack: Literal["ipv4", "dual"] = "ipv4"
     symmetric_routing: bool | None = None
     """Answers leave by the interface that the question came in by (terway.md §5.8). None: `eni_manager` decides."""
+    symmetric_routing_config: SymmetricRouting = SymmetricRouting()
+    """How they are made to."""
     enable_eni_trunking: bool = False
     enable_erdma: bool = False
     custom_stateful_workload_kinds: list[str] = []

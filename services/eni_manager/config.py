@@ -9,6 +9,7 @@ import msgspec
 
 from services.eni_manager.adapters.imds import BASE_URL
 from services.eni_manager.core.preflight import OPEN_MODES, closed_gate
+from services.eni_manager.core.wiring.symmetric import Marking
 from shared.config import ConfigError, load
 from shared.eni_conf import EniConf, load_eni_conf
 from shared.model import Cidr, Mode
@@ -119,6 +120,12 @@ class Settings(NamedTuple):
         return self.own.symmetric_routing if self.eni.symmetric_routing is None else self.eni.symmetric_routing
 
     @property
+    def marking(self) -> Marking:
+        """By what symmetric routing is done."""
+        given = self.eni.symmetric_routing_config
+        return Marking(given.interface, given.mark, given.mask, given.table_id, given.rule_priority, given.comment)
+
+    @property
     def host_stack(self) -> tuple[Cidr, ...]:
         """What pods reach by the node's own stack, in canonical form."""
         ranges = (*self.eni.service_cidrs, *self.own.host_stack_cidrs)
@@ -152,6 +159,7 @@ def read(path: Path | None, env: Mapping[str, str], patch: Mapping[str, Any] = {
             f"eni_conf.ip_stack: dual is not available in mode {own.mode}; set it to ipv4, or eni_manager.mode to "
             f"{' or '.join(DUAL_MODES)}"
         )
+    problems += [f"eni_conf.symmetric_routing_config.{problem}" for problem in Settings(own, eni).marking.problems()]
     if own.mode in BESIDE_THE_NODE and not eni.service_cidrs:
         problems.append(
             f"eni_conf.service_cidr: mode {own.mode} needs the Services' range, for pods reach Services by their node; "

@@ -29,6 +29,7 @@ from services.eni_manager.adapters.netlink_plumbing import Plumbing
 from services.eni_manager.adapters.reaper import Reaper
 from services.eni_manager.core.wiring.marks import mac_of
 from services.eni_manager.core.wiring.standing import SeenLink
+from services.eni_manager.core.wiring.symmetric import TERWAYS, Marking
 from services.eni_manager.core.wiring.values import EniLink, Node
 from services.eni_manager.core.wiring.vpc_route import Nat
 from shared import log as logs
@@ -93,7 +94,8 @@ class Dataplane:
     `linger_s`: how long an unplugged link waits for others (or for its namespace's end) before it is deleted.
     `nat`: which packets of pods bear the node's address; None: not known yet, what an earlier life set stays.
     `stated`: what the CNI configuration stated last of what pods reach by the node's stack, beside `node.host_stack`.
-    `symmetric`: answers leave by the primary interface that their questions came in by (core/wiring/symmetric.py).
+    `symmetric`: answers leave by the primary interface that their questions came in by, by `marking`
+    (core/wiring/symmetric.py).
     """
 
     def __init__(
@@ -104,6 +106,7 @@ class Dataplane:
         linger_s: float = 0.25,
         repair_s: float = 300.0,
         symmetric: bool = False,
+        marking: Marking = TERWAYS,
         nat: Nat | None = None,
         stated: tuple[Cidr, ...] = (),
         reporter: Reporter | None = None,
@@ -113,7 +116,7 @@ class Dataplane:
         self.node = replace(node, host_stack=_union(node.host_stack, stated))
         self._make_plumbing = plumbing
         self._store = store
-        self._symmetric = symmetric
+        self._symmetric, self._marking = symmetric, marking
         self._nat = nat
         self._passes_nothing_on = False
         self._wired: dict[AttachmentKey, Lease] = {}
@@ -353,8 +356,12 @@ class Dataplane:
             self._passes_nothing_on = not beside  # what an earlier mode left is taken away once
         if self._nat is not None:
             await self._call(self._plumbing.ensure_masquerade, self._nat)
-        for sentence in await self._call(self._plumbing.ensure_symmetric, wanted=self._wants_symmetric()):
-            log.info("symmetric_routing", what=sentence)
+        wanted = self._wants_symmetric()
+        try:
+            for sentence in await self._call(self._plumbing.ensure_symmetric, self._marking, wanted=wanted):
+                log.info("symmetric_routing", what=sentence)
+        except NotFound as impossible:
+            log.warning("symmetric_routing_impossible", because=impossible.message)
 
     async def _fetch_strays(self) -> None:
         """ENIs that no sandbox has and that are not at home: what held their namespaces has not let go of them."""

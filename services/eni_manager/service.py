@@ -117,8 +117,14 @@ async def serve(node: NodeConfig, settings: Settings, stop: asyncio.Event, *, wi
                 own_address=settings.own.services_keep_source,
             )
             stated = await _stated(journal)
-            symmetric = settings.symmetric_routing
-            wiring = Dataplane(own, journal, stated=stated, symmetric=symmetric, reporter=reporter)
+            wiring = Dataplane(
+                own,
+                journal,
+                stated=stated,
+                symmetric=settings.symmetric_routing,
+                marking=settings.marking,
+                reporter=reporter,
+            )
         await opened.enter_async_context(wiring)
         service = _Service(node, settings, journal, wiring, health)
         service.warn_of_fallback(fallen_back)

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from services.eni_manager.config import read
+from services.eni_manager.core.wiring.symmetric import Marking
 from shared.config import ConfigError
 
 
@@ -39,6 +40,25 @@ def test_terways_variables_are_second_names(file):
 def test_terways_key_of_symmetric_routing_counts_before_ours(file, own, eni, wanted):
     given = [{} if value is None else {"symmetric_routing": value} for value in (own, eni)]
     assert read(file(eni_manager=given[0], eni_conf=given[1]), {}).symmetric_routing is wanted
+
+
+def test_symmetric_routing_by_other_marks(file):
+    given = {"interface": "bond0", "mark": 32, "mask": 48, "table_id": 77, "rule_priority": 700, "backend": "nftables"}
+    marking = read(file(eni_conf={"symmetric_routing_config": given}), {}).marking
+    assert marking == Marking("bond0", 32, 48, 77, 700)
+    wrong = {"mark": 32, "rule_priority": 100, "table": 7}
+    with pytest.raises(ConfigError) as raised:
+        read(file(eni_conf={"symmetric_routing_config": {"backend": "ebtables"}}), {})
+    assert "eni_conf.symmetric_routing_config.backend: expected one of" in str(raised.value)
+    with pytest.raises(ConfigError) as raised:
+        read(file(eni_conf={"symmetric_routing_config": wrong}), {})
+    assert "eni_conf.symmetric_routing_config.table: " in str(raised.value), "Terway's is table_id"
+    with pytest.raises(ConfigError) as raised:
+        read(file(eni_conf={"symmetric_routing_config": {"mark": 32, "rule_priority": 100}}), {})
+    assert [problem.split(": ")[0] for problem in raised.value.problems] == [
+        "eni_conf.symmetric_routing_config.mark",
+        "eni_conf.symmetric_routing_config.rule_priority",
+    ]
 
 
 def test_ranges_that_see_pods_own_addresses_are_networks(file):

@@ -19,7 +19,7 @@ EXAMPLE_2020 = """
   "service_cidr": "172.21.0.0/20", "security_group": "sg-CCC" }
 """
 
-# Every key of terway.md §2.2, each with a value of its type, and symmetric_routing, which is in §2.3.
+# Every key of terway.md §2.2, each with a value of its type, and symmetric_routing*, which are in §2.3.
 EVERY_KEY = """
 { "version": "1", "access_key": "LTAI5t", "access_secret": "xyz", "region_id": "cn-shanghai",
   "credential_path": "/var/addon/token-config", "service_cidr": "172.21.0.0/20,fc00::/112",
@@ -37,7 +37,8 @@ EVERY_KEY = """
   "ip_pool_sync_period": "60s", "ip_warm_up_size": 4, "idle_ip_reclaim_after": "30m",
   "idle_ip_reclaim_interval": "5m", "idle_ip_reclaim_batch_size": 10, "idle_ip_reclaim_jitter_factor": "0.2",
   "enable_ip_prefix": true, "ipv4_prefix_count": 2, "ipv6_prefix_count": 1,
-  "symmetric_routing": true }
+  "symmetric_routing": true, "symmetric_routing_config": {"interface": "eth0", "mark": 16, "mask": 16, "table_id": 100,
+  "rule_priority": 600, "comment": "terway-symmetric", "backend": "iptables"} }
 """
 
 Load = Callable[..., EniConf]

@@ -112,10 +112,13 @@ class Stack:
         outcome = self._socket.batch((get_netns_number(netns_fd),)).expect(errno.EINVAL)
         return next((found for frame in outcome.frames if (found := seen_netns_number(frame)) is not None), None)
 
-    def way_out(self, *, v6: bool = False) -> tuple[int, Ip] | None:
-        """The ifindex and the gateway of a family's default route; None: there is none. The address is for examples."""
+    def way_out(self, index: int | None = None, *, v6: bool = False) -> tuple[int, Ip] | None:
+        """The ifindex and the gateway of a family's default route, or of that by the link `index`; None: there is none.
+
+        The address that is asked for is one for examples.
+        """
         example = Ip("3fff::1" if v6 else "192.0.2.1")
-        outcome = self._socket.batch((get_route(example),)).expect(errno.ENETUNREACH, errno.EHOSTUNREACH)
+        outcome = self._socket.batch((get_route(example, index),)).expect(errno.ENETUNREACH, errno.EHOSTUNREACH)
         return next((hop for frame in outcome.frames if (hop := seen_hop(frame)) is not None), None)
 
     def is_own(self, ip: Ip) -> bool:

@@ -19,7 +19,15 @@ from services.eni_manager.core.wiring.difference import Change, Drop, changes
 from services.eni_manager.core.wiring.exclusive import masquerade as exclusive_masquerade
 from services.eni_manager.core.wiring.exclusive import without_masquerade as exclusive_nothing
 from services.eni_manager.core.wiring.standing import SeenLink
-from services.eni_manager.core.wiring.symmetric import ruleset, symmetric, without_ruleset
+from services.eni_manager.core.wiring.symmetric import (
+    TERWAYS,
+    Marking,
+    no_way_by,
+    outdated,
+    ruleset,
+    symmetric,
+    without_ruleset,
+)
 from services.eni_manager.core.wiring.turning import LINK as TURN
 from services.eni_manager.core.wiring.turning import turn
 from services.eni_manager.core.wiring.values import EniLink, Node, Rule, Side
@@ -115,26 +123,34 @@ class NodeSide:
             self._converge(self._host, Side(rules=wanted.rules))
             self._standing_rules.update(wanted.rules)
 
-    def ensure_symmetric(self, *, wanted: bool) -> list[str]:
-        """Have answers leave by the primary interface that the question came in by, or no more; what was mended."""
-        families = (False,) if self._node.ipv6 is None else (False, True)
-        return [sentence for v6 in families for sentence in self._symmetric(wanted=wanted, v6=v6)]
+    def ensure_symmetric(self, marking: Marking = TERWAYS, *, wanted: bool) -> list[str]:
+        """Have answers leave by the primary interface that the question came in by, or no more; what was mended.
 
-    def _symmetric(self, *, wanted: bool, v6: bool) -> list[str]:
-        hop = self._host.way_out(v6=v6)
+        What an earlier configuration's marks, priority or table have left goes. Raises NotFound: no default route
+        leads by the interface that is named.
+        """
+        families = (False,) if self._node.ipv6 is None else (False, True)
+        return [sentence for v6 in families for sentence in self._symmetric(marking, wanted=wanted, v6=v6)]
+
+    def _symmetric(self, marking: Marking, *, wanted: bool, v6: bool) -> list[str]:
+        named = self._host.link(marking.interface) if marking.interface else None
+        missing = wanted and marking.interface and named is None
+        hop = None if missing else self._host.way_out(None if named is None else named.index, v6=v6)
         link = None if hop is None else self._host.link(hop[0])
+        if wanted and marking.interface and link is None:
+            raise NotFound(no_way_by(marking, v6=v6))
         if hop is None or link is None:
             return []
-        side = symmetric(link.name, hop[1])
+        side = symmetric(link.name, hop[1], marking)
         there = self._host.listing({link.name: link}, v6=v6)
-        if wanted:
-            todo = changes(side, there.side)
-        else:
-            todo = [Drop(rule) for rule in side.rules if rule in there.marked]
-            todo += [Drop(route) for route in side.routes if todo and route in there.side.routes]
+        old = outdated(there.marked, side.rules if wanted else (), v6=v6)
+        tables = {rule.table for rule in old} - ({marking.table} if wanted else set())
+        left = [replace(route, table=table) for route in side.routes for table in sorted(tables)]
+        todo = [*(changes(side, there.side) if wanted else ()), *(Drop(rule) for rule in old)]
+        todo = list(dict.fromkeys((*todo, *(Drop(route) for route in left if route in there.side.routes))))
         self._host.mend(todo, {link.name: link.index})
         if wanted or todo:
-            nft.apply(ruleset(link.name, v6=v6) if wanted else without_ruleset(v6=v6))
+            nft.apply(ruleset(link.name, marking, v6=v6) if wanted else without_ruleset(v6=v6))
         return [str(change) for change in todo]
 
     def ensure_masquerade(self, nat: Nat) -> None:

@@ -121,11 +121,12 @@ def _seen_route(frame: Frame, names: Mapping[int, str]) -> Route | None:
     )
 
 
-def get_route(to: Ip) -> Request:
-    """Ask which way a packet to this address would go."""
+def get_route(to: Ip, index: int | None = None) -> Request:
+    """Ask which way a packet to this address would go, by the link of this ifindex if one is given."""
     family, raw = _ip_bytes(to)
     head = _ROUTE.pack(family, 8 * len(raw), 0, 0, 0, 0, 0, 0, 0)
-    return Request(_GETROUTE, 0, head + attribute(_RTA_DST, raw), f"the way to {to}")
+    by = b"" if index is None else number(_RTA_OIF, index)
+    return Request(_GETROUTE, 0, head + attribute(_RTA_DST, raw) + by, f"the way to {to}")
 
 
 def seen_hop(frame: Frame) -> tuple[int, Ip] | None:
@@ -159,7 +160,7 @@ def _rule(rule: Rule) -> bytes:
     table = number(_FRA_PRIORITY, rule.priority) + number(_FRA_TABLE, rule.table)
     if not (rule.source or rule.to):
         head = _RULE.pack(AF_INET6 if rule.v6 else AF_INET, 0, 0, 0, min(rule.table, 252), 0, 0, _TO_TABLE, 0)
-        mark = number(_FRA_FWMARK, rule.mark) + number(_FRA_FWMASK, rule.mark) if rule.mark else b""
+        mark = number(_FRA_FWMARK, rule.mark) + number(_FRA_FWMASK, rule.mask or rule.mark) if rule.mark else b""
         return head + mark + table
     family, raw, prefix = _cidr_bytes(rule.source or rule.to or Cidr(""))
     where = (0, prefix, _FRA_SRC) if rule.source else (prefix, 0, _FRA_DST)
@@ -183,7 +184,8 @@ def _seen_rule(frame: Frame) -> tuple[Rule, bool] | None:
         return None
     found = attributes(frame.body, _RULE.size)
     mark = u32(found.get(_FRA_FWMARK))
-    by_mark = mark != 0 and mark == u32(found.get(_FRA_FWMASK))
+    mask = u32(found.get(_FRA_FWMASK))
+    by_mark = mark != 0 and mask != 0
     by_address = bool(dst or src)
     if (by_mark and by_address) or not found.keys() <= (_MARKED if by_mark else _PLAIN):
         return None
@@ -196,6 +198,7 @@ def _seen_rule(frame: Frame) -> tuple[Rule, bool] | None:
         to=_cidr(family, found[_FRA_DST], dst) if dst else None,
         iif=string(found.get(_FRA_IIFNAME, b"")),
         mark=mark,
+        mask=0 if mask == mark else mask,
         v6=not by_address and family == AF_INET6,
     )
     return rule, found.get(_FRA_PROTOCOL) == bytes((PROTOCOL,))

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 
 from services.eni_manager.adapters import netns
+from services.eni_manager.core.wiring.symmetric import TERWAYS, Marking
 from services.eni_manager.core.wiring.values import Node
 from services.eni_manager.core.wiring.vpc_route import Nat
 from services.eni_manager.dataplane import AttachmentStore, Dataplane
@@ -294,11 +295,16 @@ def standing(kind: type[AnyWorld]) -> Iterator[AnyWorld]:
 
 @asynccontextmanager
 async def running(
-    store: AttachmentStore, *, linger_s: float = 0.01, symmetric: bool = False, nat: Nat | None = None
+    store: AttachmentStore,
+    *,
+    linger_s: float = 0.01,
+    symmetric: bool = False,
+    marking: Marking = TERWAYS,
+    nat: Nat | None = None,
 ) -> AsyncIterator[Dataplane]:
     """A dataplane of the node, with its loops; leaving it stops both as a service would."""
     node = Node(NODE_IP, NODE_IP6)
-    made = Dataplane(node, store, linger_s=linger_s, repair_s=3600.0, symmetric=symmetric, nat=nat)
+    made = Dataplane(node, store, linger_s=linger_s, repair_s=3600.0, symmetric=symmetric, marking=marking, nat=nat)
     async with serving(made) as dataplane:
         await dataplane.ensure_eni(ENI_MAC, SUBNET)
         yield dataplane

@@ -116,14 +116,17 @@ def _addresses(wanted: tuple[Address, ...], actual: tuple[Address, ...]) -> Iter
 
 
 def _rules(wanted: tuple[Rule, ...], actual: tuple[Rule, ...]) -> Iterator[Change]:
-    select = {(item.priority, item.source, item.to, item.mark, item.v6) for item in wanted if not item.for_all}
+    select = {_selector(item) for item in wanted if not item.for_all}
     own = _own(wanted)
     keep = frozenset(wanted)
     for item in actual:
-        same = (item.priority, item.source, item.to, item.mark, item.v6) in select
-        if item not in keep and (same or (_to_one_of(own, item) and item.table != MAIN_TABLE)):
+        if item not in keep and (_selector(item) in select or (_to_one_of(own, item) and item.table != MAIN_TABLE)):
             yield Drop(item)
     yield from _missing(wanted, actual)
+
+
+def _selector(rule: Rule) -> tuple[object, ...]:
+    return rule.priority, rule.source, rule.to, rule.mark, rule.mask, rule.v6
 
 
 def _own(wanted: Iterable[Rule]) -> frozenset[Cidr | None]:

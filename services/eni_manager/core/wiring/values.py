@@ -84,7 +84,7 @@ class Route(msgspec.Struct, frozen=True):
 class Rule(msgspec.Struct, frozen=True):
     """A policy routing rule: for one pod address (one of `source` and `to`), for all packets with a mark, or for all.
 
-    `mark` is its own mask. A rule without address is about IPv4 packets, or with `v6` about IPv6 ones.
+    `mark` is its own mask where `mask` is 0. A rule without address is about IPv4 packets, with `v6` about IPv6 ones.
     `iif` is never wanted; it is read, because rules of older Terways have it (terway.md §5.2.9).
     """
 
@@ -94,6 +94,7 @@ class Rule(msgspec.Struct, frozen=True):
     to: Cidr | None = None
     iif: str = ""
     mark: int = 0
+    mask: int = 0
     v6: bool = False
 
     @property
@@ -104,7 +105,7 @@ class Rule(msgspec.Struct, frozen=True):
     def __str__(self) -> str:
         select = f"from {self.source}" if self.source else "from all"
         select += f" to {self.to}" if self.to else ""
-        select += f" fwmark {self.mark:#x}/{self.mark:#x}" if self.mark else ""
+        select += f" fwmark {self.mark:#x}/{self.mask or self.mark:#x}" if self.mark else ""
         iif = f" iif {self.iif}" if self.iif else ""
         table = "main" if self.table == MAIN_TABLE else str(self.table)
         return f"{'IPv6 ' if self.v6 else ''}rule {self.priority}: {select}{iif} lookup {table}"
