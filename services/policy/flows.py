@@ -91,6 +91,7 @@ class FlowLog:
     ) -> None:
         for group in list(self._groups):
             self.unlisten(group)
+            group.close()
         if self._naming is not None:
             self._naming.cancel()
 
@@ -100,11 +101,10 @@ class FlowLog:
         asyncio.get_running_loop().add_reader(group.fileno(), self._read, group)
 
     def unlisten(self, group: Group) -> None:
-        """Not any more; it is closed. Unknown: ignored."""
+        """Not any more; it is the caller's to close. Unknown: ignored."""
         if group in self._groups:
             self._groups.discard(group)
             asyncio.get_running_loop().remove_reader(group.fileno())
-            group.close()
 
     async def run(self) -> None:
         """Write. Until cancelled. No sign of life is asked of it: a disk that hangs must not restart the service."""

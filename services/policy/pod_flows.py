@@ -37,6 +37,7 @@ class Entering(Protocol):
 
     async def made_in(self, where: Where, make: Callable[[], T]) -> T: ...
     async def unheld(self, held: list[Where]) -> list[Where]: ...
+    def close_later(self, opened: Group) -> None: ...
 
 
 class PodFlows:
@@ -62,6 +63,7 @@ class PodFlows:
         group = self._groups.pop(key, None)
         if group is not None:
             self._flows.unlisten(group)
+            self._kernel.close_later(group)
 
     def filled(self, key: AttachmentKey) -> Before:
         """Samples are not counted."""
@@ -102,7 +104,7 @@ class PodFlows:
             self._troubled.add(key)
             return
         if self._wanted.get(key) != (inside, where) or key in self._groups:
-            group.close()  # it went meanwhile
+            self._kernel.close_later(group)  # it went meanwhile
             return
         self._troubled.discard(key)
         self._groups[key] = group

@@ -208,15 +208,18 @@ class PodTables:
             known.awake()
             if inside.netns:  # of that path it may be another by now
                 known.where, known.generation, known.suspicious = None, UNKNOWN, True
-                self._tell(known)
+            self._tell(known)
             return
         self._hold(inside, known)
 
     def _hold(self, inside: Inside, known: _Held | None) -> None:
+        """What is wanted anew of a sandbox is written as a whole; without a path it is where it was."""
         made = self._held[inside.key] = _Held(inside, self._settings, self._beside or Beside(), self._references)
         if known is not None:
-            made.where, made.installed = (None if inside.netns else known.where), known.installed
-            made.told_of = known.told_of
+            made.installed, made.told_of = known.installed, known.told_of
+            if not inside.netns:
+                made.where = known.where
+                made.inside = msgspec.structs.replace(inside, netns=known.inside.netns)
 
     def beside(self, told: Beside) -> None:
         """Where the node's own stack is, from now on."""
@@ -225,7 +228,7 @@ class PodTables:
         self._beside = told
         for held in list(self._held.values()):
             if held.inside.mode is Mode.SHARED_IPVLAN:
-                self._hold(held.inside, held)
+                self._hold(msgspec.structs.replace(held.inside, netns=""), held)
 
     def detach(self, key: AttachmentKey) -> None:
         """The sandbox goes, and its table with its namespace. Until then nothing new is let in. Unknown: ignored."""
@@ -471,9 +474,15 @@ class PodTables:
         held.told_of = where.inode
         for one in self.watching:
             await one.made(held.inside, where)
+        current = self._held.get(held.inside.key)
+        if current is not held:  # it went while they were told
+            if current is not None:
+                current.told_of = None
+            self._forget(held, even=True)
 
-    def _forget(self, held: _Held) -> None:
-        if held.told_of is not None:
+    def _forget(self, held: _Held, *, even: bool = False) -> None:
+        """`even`: though they were told before, as one may have been told of it since."""
+        if held.told_of is not None or even:
             held.told_of = None
             for one in self.watching:
                 one.ended(held.inside.key)

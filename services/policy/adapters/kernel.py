@@ -24,7 +24,7 @@ from services.policy.adapters.nft_compiler import Compiler, Forms
 from services.policy.adapters.nft_counters import forgetting
 from services.policy.adapters.nft_mending import UNKNOWN, Done, compare, mend, summary
 from services.policy.adapters.sandboxes import Sought, Where
-from services.policy.adapters.visits import Before, Prepared, Visitors, nothing
+from services.policy.adapters.visits import Before, Closing, Prepared, Visitors, nothing
 from services.policy.core.counts import Denial
 from services.policy.core.nft.model import Change, Table
 from shared.crashpoint import crashpoint
@@ -231,9 +231,9 @@ class Kernel:
         """See sandboxes."""
         return await self._visit(sandboxes.unheld, held)
 
-    async def ask(self, where: Where, question: Callable[[NfSocket], T]) -> T:
+    def close_later(self, opened: Closing) -> None:
         """See Visitors."""
-        return await self._visit(self._visits.ask, where, question)
+        self._visits.close_later(opened)
 
     async def differences(self, wanted: Table) -> str:
         """See Workshop."""

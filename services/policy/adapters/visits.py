@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple, Protocol
 
 from services.policy.adapters import sandboxes
 from services.policy.adapters.nfnetlink import Batch, NfSocket, Request
@@ -22,8 +22,6 @@ from services.policy.adapters.sandboxes import Where
 from services.policy.core.nft.model import Change, Table
 from shared.crashpoint import crashpoint
 
-T = TypeVar("T")
-
 AT_ONCE: Final = 4
 """Visits. Most of one is the kernel's work, which pods' namespaces do side by side."""
 
@@ -33,6 +31,12 @@ Before = Callable[[NfSocket, frozenset[str]], None]
 
 def nothing(socket: NfSocket, chains: frozenset[str]) -> None:
     """Nobody counts."""
+
+
+class Closing(Protocol):
+    """A socket of netfilter's."""
+
+    def close(self) -> None: ...
 
 
 class Prepared(NamedTuple):
@@ -72,7 +76,7 @@ class Visitors:
         Raises NotFound: the namespace has ended.
         """
         began = time.perf_counter()
-        with sandboxes.inside(where, self._close) as (socket, there):
+        with sandboxes.inside(where, self.close_later) as (socket, there):
             generation = socket.generation()
             if generation != since:
                 return None
@@ -91,7 +95,7 @@ class Visitors:
     ) -> tuple[Where, Done]:
         """Whatever is there becomes what is wanted. Raises NotFound: the namespace has ended."""
         began = time.perf_counter()
-        with sandboxes.inside(where, self._close) as (socket, there):
+        with sandboxes.inside(where, self.close_later) as (socket, there):
             plan, since, generation = mend(
                 socket, wanted, forms, _transact, before=lambda plan: _tell(before, socket, plan)
             )
@@ -100,16 +104,12 @@ class Visitors:
 
     def compare(self, where: Where, wanted: Table, forms: Forms) -> str:
         """What is not as wanted, a clause; empty: nothing. Raises NotFound: the namespace has ended."""
-        with sandboxes.inside(where, self._close) as (socket, _):
+        with sandboxes.inside(where, self.close_later) as (socket, _):
             return compare(socket, wanted, forms)
 
-    def ask(self, where: Where, question: Callable[[NfSocket], T]) -> T:
-        """Something else of a pod's nftables. Raises NotFound: the namespace has ended."""
-        with sandboxes.inside(where, self._close) as (socket, _):
-            return question(socket)
-
-    def _close(self, socket: NfSocket) -> None:
-        self._closing.submit(socket.close)
+    def close_later(self, opened: Closing) -> None:
+        """Soon, by the thread that may wait for it."""
+        self._closing.submit(opened.close)
 
 
 def _transact(socket: NfSocket, batch: list[Request]) -> tuple[int, int]:

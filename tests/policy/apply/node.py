@@ -229,7 +229,9 @@ class PlayedNode:
             objects.Namespace: NAMESPACES,
         }
         meta = written.metadata
-        self.live.apply(resources.get(type(written), NETWORK_POLICIES), Who(meta.name, meta.namespace, meta.uid, "1"), written)
+        self.live.apply(
+            resources.get(type(written), NETWORK_POLICIES), Who(meta.name, meta.namespace, meta.uid, "1"), written
+        )
 
     def adopt(self, *leases: Lease) -> None:
         """What ipam answers now."""

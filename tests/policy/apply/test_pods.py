@@ -6,12 +6,13 @@ from collections.abc import Callable
 import pytest
 from msgspec.structs import replace
 
-from services.policy.adapters.visits import AT_ONCE
+from services.policy.adapters.sandboxes import Where
+from services.policy.adapters.visits import AT_ONCE, Before, nothing
 from services.policy.core.nft.model import Table
 from services.policy.pods import Beside, Inside
 from shared.contracts.policy import Attach, Attached, CheckAttached, Detach
 from shared.errors import Internal, Refused, Unavailable
-from shared.model import Ip, Mode
+from shared.model import AttachmentKey, Ip, Mode
 from tests.policy.apply.node import PlayedNode, attach, deny_all, lease, node, pod
 
 WEB = attach("shop/web", "10.0.0.1", mode=Mode.EXCLUSIVE_ENI)
@@ -350,3 +351,70 @@ async def test_a_slaves_pod_is_known_by_its_address_and_leaves_to_the_node_what_
         assert rules(made, "input")[-2] == "ip saddr 192.168.0.2 accept"
         await made.gate.detach(Detach(web.key))
         assert "to-address4" not in made.kernel.table.elements
+
+
+class Told:
+    """Who watches tables; `made` lasts while `open` is not set."""
+
+    def __init__(self) -> None:
+        self.there: list[str] = []
+        self.open = asyncio.Event()
+        self.open.set()
+        self.entered = 0
+
+    async def made(self, inside: Inside, where: Where) -> None:
+        self.entered += 1
+        await self.open.wait()
+        self.there.append(where.path)
+
+    def ended(self, key: AttachmentKey) -> None:
+        self.there.clear()
+
+    def filled(self, key: AttachmentKey) -> Before:
+        return nothing
+
+
+async def test_who_watches_is_told_before_the_attach_is_answered_and_when_the_table_goes() -> None:
+    async with node() as made:
+        watching = Told()
+        made.pods.watching.append(watching)
+        made.begin()
+        made.says(pod("shop/web"))
+        watching.open.clear()
+        answer = asyncio.create_task(made.gate.attach(WEB))
+        await until(lambda: watching.entered)
+        await gone_round()
+        assert not answer.done()
+        watching.open.set()
+        assert (await answer).enforced
+        assert watching.there == [PATH]
+        made.says(deny_all("shop"))
+        made.live.flush()
+        await made.enforcer.in_force()
+        assert watching.entered == 1, "once per namespace"
+        made.sandboxes.gone.add(PATH)
+        made.pods.look()
+        await until(lambda: not watching.there)
+
+
+async def test_a_pod_that_goes_while_watchers_are_told_leaves_nothing() -> None:
+    async with node() as made:
+        watching = Told()
+        made.pods.watching.append(watching)
+        made.begin()
+        made.says(pod("shop/web"))
+        watching.open.clear()
+        answer = asyncio.create_task(made.gate.attach(WEB))
+        await until(lambda: watching.entered)
+        made.pods.detach(WEB.key)
+        watching.open.set()
+        await until(lambda: not made.pods.pending())
+        assert watching.there == []
+        answer.cancel()
+
+
+async def test_a_pod_that_starts_open_is_written_where_its_add_said() -> None:
+    async with node(bound_s=0.3, unready="open") as made:
+        made.begin()
+        assert await made.gate.attach(WEB) == Attached(enforced=False)
+        assert made.sandboxes.searches == 0
