@@ -4,17 +4,20 @@ import asyncio
 import itertools
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from ipaddress import ip_network
 from pathlib import Path
 
 from compose.lab.netns import call_in
+from compose.lab.pods import PodInfo
 from compose.lab.serve import Port
+from compose.lab.waiting import until
+from shared.errors import SuiteError
 from shared.model import Mode, PodKey
 from tests.conformance import flood
 from tests.conformance.cases import policy, step
-from tests.conformance.site import Site
+from tests.conformance.site import PATIENCE_S, Site
 
 Count = Callable[[], tuple[int, int]]
 """Packets by IPv4 and by IPv6 that the calling thread's namespace has ever received."""
@@ -54,8 +57,13 @@ def flooding(cluster: Site, pod: str, addresses: list[str]) -> Iterator[Flood]:
         process.stdout.close()
 
 
-async def received_by_closed_pods(cluster: Site, starts: int, at_once: int, count: Count) -> list[tuple[int, int]]:
-    """What each of so many new pods of node2, closed by a policy, got from a pod of its node and one of another."""
+async def received_by_closed_pods(
+    cluster: Site, starts: int, at_once: int, count: Count, meanwhile: Callable[[], Awaitable[None]] | None = None
+) -> list[tuple[int, int]]:
+    """What each of so many new pods of node2, closed by a policy, got from a pod of its node and one of another.
+
+    `meanwhile` is done with each pod that has got through; then one that fails to start is started again, as by kubelet.
+    """
     await cluster.pods.ensure_namespace(NAMESPACE)
     await cluster.enter(step(CLOSED))
     wanted = targets(cluster)
@@ -64,21 +72,32 @@ async def received_by_closed_pods(cluster: Site, starts: int, at_once: int, coun
         came = await received(cluster, f"open{next(numbers)}", {}, (far, near), count)
         dual = cluster.record.options.stack == "dual"
         assert all(came if dual else came[:1]), f"of the flood {came} packets reach what is open"
-        waiting = asyncio.Semaphore(at_once)
+        waiting, patient = asyncio.Semaphore(at_once), meanwhile is not None
+        got: list[tuple[int, int]] = []
+        through = asyncio.Event()
 
-        async def started() -> tuple[int, int]:
+        async def started() -> None:
+            name = f"closed{next(numbers)}"
             async with waiting:
-                return await received(cluster, f"closed{next(numbers)}", {"closed": "yes"}, (far, near), count)
+                got.append(await received(cluster, name, {"closed": "yes"}, (far, near), count, patient=patient))
+                through.set()
 
-        return await asyncio.gather(*(started() for _ in range(starts)))
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(starts):
+                tasks.create_task(started())
+            while meanwhile is not None and len(got) < starts:
+                await meanwhile()
+                await through.wait()
+                through.clear()
+        return got
 
 
 async def received(
-    cluster: Site, name: str, labels: dict[str, str], floods: Iterable[Flood], count: Count
+    cluster: Site, name: str, labels: dict[str, str], floods: Iterable[Flood], count: Count, *, patient: bool = False
 ) -> tuple[int, int]:
     """How many packets a new pod of node2 has received when it has run for a while, by the kernel's counters."""
     key = PodKey(NAMESPACE, name)
-    info = await cluster.pods.add(key, node="node2", labels=labels, ports=[Port(80, "udp")])
+    info = await _run(cluster, key, labels, patient=patient)
     assert info.sandbox is not None
     assert set(info.addresses) <= set(targets(cluster)), f"nobody floods {info.addresses}"
     try:
@@ -86,7 +105,37 @@ async def received(
             await one.goes_on()
         return await asyncio.to_thread(call_in, info.sandbox.entry, count)
     finally:
-        await cluster.pods.delete(key)
+        await _end(cluster, key, patient=patient)
+
+
+async def _run(cluster: Site, key: PodKey, labels: dict[str, str], *, patient: bool) -> PodInfo:
+    made: list[PodInfo] = []
+
+    async def missing() -> str:
+        try:
+            made.append(await cluster.pods.add(key, node="node2", labels=labels, ports=[Port(80, "udp")]))
+        except SuiteError as error:
+            if not patient:
+                raise
+            await _end(cluster, key, patient=True)
+            return error.message
+        return ""
+
+    await until(missing, what=f"{key} runs", within_s=PATIENCE_S, every_s=0.05)
+    return made[0]
+
+
+async def _end(cluster: Site, key: PodKey, *, patient: bool) -> None:
+    async def missing() -> str:
+        try:
+            await cluster.pods.delete(key)
+        except SuiteError as error:
+            if not patient:
+                raise
+            return error.message
+        return ""
+
+    await until(missing, what=f"{key} has ended", within_s=PATIENCE_S, every_s=0.05)
 
 
 def targets(cluster: Site) -> list[str]:

@@ -5,8 +5,10 @@ everything is listed anew. The policy service is killed too, while there is no A
 """
 
 import asyncio
+import os
 import time
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
 import pytest
@@ -17,6 +19,7 @@ from compose.lab.serve import Port
 from compose.lab.waiting import until
 from shared.kube.resources import CONFIGMAPS
 from tests.conformance.cases import DENY_X, ONLY_B_TO_A, step
+from tests.conformance.flooding import at_the_link, received_by_closed_pods
 from tests.conformance.site import PATIENCE_S, Probe, Site
 from tests.conformance.streams import POLICIES, streaming
 from tests.conformance.test_enforced_live import POLICY, judged_all_the_time, more
@@ -24,6 +27,8 @@ from tests.conformance.test_enforced_live import POLICY, judged_all_the_time, mo
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(900), pytest.mark.asyncio(loop_scope="session")]
 
 RESUMED_WITHIN_S = 3.0
+STARTS = 60 if os.environ.get("TERWAY_CONFORMANCE") == "all" else 4
+AT_ONCE = 3
 
 
 async def test_policies_hold_while_the_api_server_is_killed_and_started(cluster: Site) -> None:
@@ -83,6 +88,30 @@ async def held_while_the_api_server_is_killed_and_started(cluster: Site) -> None
     assert await cluster.ask([denied]) == {denied: "X"}
 
 
+async def test_not_one_packet_gets_in_while_services_die(cluster: Site) -> None:
+    """Pods start under floods while the policy service is killed again and again, and the API server, too."""
+    deaths = Counter[str]()
+    corner = cluster.layout.node("node2")
+
+    async def one_dies(cloud: Control) -> None:
+        if deaths.total() % 3 == 2:
+            async with down(cloud):
+                deaths["API server"] += 1
+                await unheard(cluster, ("node2",))
+        else:
+            await services.stop(corner, POLICY, kill=True)
+            deaths["policy service"] += 1
+            services.start(corner, POLICY)
+        await services.wait_ready(corner, [POLICY])
+
+    async with connect(cluster.layout.cloud_socket) as cloud:
+        got = await received_by_closed_pods(cluster, STARTS, AT_ONCE, at_the_link, lambda: one_dies(cloud))
+    assert got == [(0, 0)] * STARTS
+    assert deaths["policy service"], deaths
+    await cluster.settled()
+    print(f"{STARTS} pods started under floods, while {dict(deaths)} died: not one packet came in")
+
+
 @asynccontextmanager
 async def down(cloud: Control) -> AsyncIterator[None]:
     """There is no API server."""
@@ -102,15 +131,15 @@ async def lists(cluster: Site) -> dict[tuple[str, str], int]:
     return found
 
 
-async def unheard(cluster: Site) -> None:
-    """Every node's policy service has noticed: its watches have failed, and were tried again."""
+async def unheard(cluster: Site, nodes: Iterable[str] = ("node1", "node2")) -> None:
+    """These nodes' policy services have noticed: their watches have failed, and were tried again."""
 
     async def missing() -> str:
-        for fact in cluster.record.nodes:
-            _, state = await asyncio.to_thread(services.ask, cluster.layout.node(fact.name), POLICY, "/state")
+        for node in nodes:
+            _, state = await asyncio.to_thread(services.ask, cluster.layout.node(node), POLICY, "/state")
             well = [watch["resource"] for watch in state.get("watches", ()) if not watch["trouble"]]
             if well or not state:
-                return f"{fact.name} has not noticed: {well}"
+                return f"{node} has not noticed: {well}"
         return ""
 
     await until(missing, what="that the API server is away is noticed", within_s=PATIENCE_S, every_s=0.05)
