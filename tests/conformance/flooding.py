@@ -62,7 +62,7 @@ async def received_by_closed_pods(
 ) -> list[tuple[int, int]]:
     """What each of so many new pods of node2, closed by a policy, got from a pod of its node and one of another.
 
-    `meanwhile` is done with each pod that has got through; then one that fails to start is started again, as by kubelet.
+    `meanwhile` is done with each pod that got through; then one that fails to start is started again, as by kubelet.
     """
     await cluster.pods.ensure_namespace(NAMESPACE)
     await cluster.enter(step(CLOSED))
