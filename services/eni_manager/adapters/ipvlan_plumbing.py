@@ -196,6 +196,17 @@ class IpvlanPlumbing(Plumbing):
         self._mend_host(stale)
         return Repaired(mended=[*mended, *(str(drop) for drop in stale)], skipped=skipped)
 
+    def mend_inside(self, wired: Iterable[Lease]) -> list[str]:
+        """As for other sandboxes; those on slaves are found by their slaves."""
+        leases = list(wired)
+        mended = super().mend_inside(lease for lease in leases if lease.mode is not Mode.SHARED_IPVLAN)
+        within = {lease.key: lease for lease in leases if lease.mode is Mode.SHARED_IPVLAN}
+        for pod, slave, (key, _) in self._slaves() if within else ():
+            if (lease := within.pop(key, None)) is not None:
+                with suppress(NotFound):  # it is ending
+                    mended += self._mend_pod(pod, lease, slave)
+        return mended
+
     def marked_links(self) -> dict[AttachmentKey, str]:
         """The attachments that serve a sandbox: those with a host link, and those with a slave in some namespace."""
         return super().marked_links() | dict(found for _, _, found in self._slaves())
