@@ -16,7 +16,7 @@ from compose.lab.pods import Pods
 from compose.lab.record import Options
 from compose.lab.sandbox import Sandbox
 from shared.model import Mode
-from tests.system.modes.modes import MODES, chosen, lacking
+from tests.system.modes.modes import MODES, chosen, params
 from tests.system.modes.site import NODES, Site
 
 _PORTMAP = Path("/usr/lib/cni/portmap")
@@ -28,12 +28,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     A module about one mode says which in ONLY.
     """
     if "damage" in metafunc.fixturenames:
-        pairs = [(mode, damage) for mode in chosen() for damage in MODES[mode].on_node]
+        pairs = [one for mode in chosen() for damage in MODES[mode].on_node for one in params([mode], damage)]
         metafunc.parametrize(("site", "damage"), pairs, indirect=["site"], scope="session")
     elif "site" in metafunc.fixturenames:
         only: Mode | None = getattr(metafunc.module, "ONLY", None)
         modes = [mode for mode in chosen() if only in (None, mode)]
-        metafunc.parametrize("site", modes, indirect=True, scope="session")
+        metafunc.parametrize("site", list(params(modes)), indirect=True, scope="session")
 
 
 @pytest.hookimpl(trylast=True)
@@ -52,8 +52,6 @@ def _mode(item: pytest.Item) -> str:
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def site(request: SimpleNamespace) -> AsyncIterator[Site]:
     mode: Mode = request.param
-    if why := lacking(mode):
-        pytest.skip(why)
     layout = Layout.of(f"m{list(Mode).index(mode)}p{os.getpid()}")  # two runs at a time do not share a lab
     common = {"runtime": "cni", "processes": True, "cooldown_s": 0.2, "instance_type": "ecs.g6.4xlarge"}
     record = await lab.up(layout, Options(mode=mode, **{**common, **MODES[mode].options}), say=lambda line: None)

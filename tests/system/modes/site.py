@@ -20,6 +20,7 @@ from compose.lab.runtime_cni.invoke import Container, PluginFailed
 from compose.lab.runtime_cni.pods import BarePods
 from compose.lab.sandbox import Sandbox
 from compose.lab.serve import parse_ports
+from compose.lab.waiting import patient
 from shared.model import Mode, PodKey
 
 NODES = ("node1", "node2")
@@ -166,7 +167,8 @@ def _difference(expected: Sequence[str] | str, found: Sequence[str] | str) -> st
 
 
 async def eventually(question: Any, expected: Sequence[str] | str, *, within_s: float = 30.0) -> None:
-    """Ask again until the answer is as expected; after that time, fail with what it is."""
+    """Ask again until the answer is as expected; after that time, as `patient` says, fail with what it is."""
+    within_s = patient(within_s)
     async with asyncio.timeout(within_s + 5):
         ends = asyncio.get_running_loop().time() + within_s
         while (found := await question()) != expected:  # the kernel offers no event for it

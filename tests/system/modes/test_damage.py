@@ -1,9 +1,15 @@
 """CHECK finds whatever is broken, repair mends the node's side, and a pod's end leaves nothing, whatever the mode."""
 
+import re
+import sys
+from collections.abc import AsyncIterator
+
 import pytest
+import pytest_asyncio
 
 from compose.lab import audit
 from compose.lab.sandbox import Sandbox
+from shared.model import Mode
 from tests.system.modes.modes import MODES
 from tests.system.modes.site import Site, eventually, inside
 
@@ -13,38 +19,53 @@ LIMITS = {"k8s.aliyun.com/ingress-bandwidth": "10M", "k8s.aliyun.com/egress-band
 
 
 def names(site: Site, node: str, sandbox: Sandbox) -> dict[str, str]:
-    """What the damages name: the pod's address, its host link and, where it is on one, its ENI and that ENI's table."""
+    """What the damages name: the pod's address, its host link and, where it is on one, its ENI and that ENI's table.
+
+    Where all pods of an ENI share the host link, that is on the ENI itself.
+    """
     [address] = sandbox.addresses
     entry = site.node(node).netns
     link = inside(entry, "ip", "route", "show", address).split(" dev ")[1].split()[0]
     rules = [line for line in inside(entry, "ip", "rule").splitlines() if f"from {address} lookup" in line]
+    common = {"ip": address, "link": link, "python": sys.executable}
+    if site.mode is Mode.SHARED_IPVLAN:
+        return common | {"eni": inside(entry, "ip", "-o", "link", "show", link).split("@")[1].partition(":")[0]}
     if not rules:
-        return {"ip": address, "link": link}
+        return common
     table = rules[0].split("lookup ")[1].split()[0]
     eni = inside(entry, "ip", "route", "show", "table", table).split(" dev ")[1].split()[0]
-    return {"ip": address, "link": link, "eni": eni, "table": table}
+    return common | {"eni": eni, "table": table}
 
 
-async def test_damage_on_the_node_is_found_and_mended(damage: str, site: Site) -> None:
-    async with site.pod("damaged", "node1", **LIMITS) as sandbox:
-        assert await site.check("node1", sandbox) == ""
-        inside(
-            site.node("node1").netns, *MODES[site.mode].on_node[damage].format(**names(site, "node1", sandbox)).split()
-        )
-        assert "node: " in await site.check("node1", sandbox)
-        await site.repair("node1")
-        await eventually(lambda: site.check("node1", sandbox), "")
-        # On a busy machine the kernel may take a second until a link that came up sends, too.
-        await eventually(lambda: site.by("outside", "default/damaged:80/tcp"), "default/damaged")
-        await eventually(lambda: site.by("default/damaged", "node2:80/tcp"), "node2")
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def victim(site: Site) -> AsyncIterator[Sandbox]:
+    """Of everything on the node: whole again after each test."""
+    async with site.pod("victim", "node1", **LIMITS) as sandbox:
+        yield sandbox
+
+
+async def test_damage_on_the_node_is_found_and_mended(damage: str, site: Site, victim: Sandbox) -> None:
+    command = MODES[site.mode].on_node[damage].format(**names(site, "node1", victim))
+    assert await site.check("node1", victim) == ""
+    inside(site.node("node1").netns, *command.split())
+    assert "node: " in await site.check("node1", victim)
+    await site.repair("node1")
+    await eventually(lambda: site.check("node1", victim), "")
+    # On a busy machine the kernel may take a second until a link that came up sends, too.
+    await eventually(lambda: site.by("outside", "default/victim:80/tcp"), "default/victim")
+    await eventually(lambda: site.by("default/victim", "node2:80/tcp"), "node2")
 
 
 async def test_damage_in_the_pod_is_found(site: Site) -> None:
-    for damage, command in MODES[site.mode].in_pod.items():
-        async with site.pod("damaged", "node1", **LIMITS) as sandbox:
-            assert await site.check("node1", sandbox) == ""
-            inside(sandbox.entry, *command.split())
-            assert "sandbox: " in await site.check("node1", sandbox), damage
+    """One after another, each by a sentence of its own."""
+    known: set[str] = set()
+    async with site.pod("damaged", "node1", **LIMITS) as sandbox:
+        assert await site.check("node1", sandbox) == ""
+        for damage, command in reversed(MODES[site.mode].in_pod.items()):
+            inside(sandbox.entry, *command.format(node=site.address("node1")).split())
+            said = set(re.findall(r"sandbox: .+?(?=; | \(|\)$|$)", await site.check("node1", sandbox)))
+            assert said - known, f"{damage}: CHECK says nothing about it beside {known}"
+            known |= said
 
 
 async def test_what_is_lost_in_the_pod_is_put_back(site: Site) -> None:
@@ -52,8 +73,8 @@ async def test_what_is_lost_in_the_pod_is_put_back(site: Site) -> None:
     lost = {what: command for what, command in in_pod.items() if " del " in command or "flush" in command}
     assert "the default route" in lost and "the address" in lost
     async with site.pod("damaged", "node1", **LIMITS) as sandbox:
-        for command in reversed(lost.values()):  # the address last: the routes go with it
-            inside(sandbox.entry, *command.split())
+        for command in reversed(lost.values()):
+            inside(sandbox.entry, *command.format(node=site.address("node1")).split())
         assert (await site.check("node1", sandbox)).count("is missing") >= len(lost)
         await site.repair("node1")
         await eventually(lambda: site.check("node1", sandbox), "")

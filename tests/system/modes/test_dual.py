@@ -22,7 +22,7 @@ from compose.lab.waiting import until
 from services.eni_manager.config import DUAL_MODES
 from shared.model import Mode, PodKey
 from tests.system.modes.conftest import chain_portmap
-from tests.system.modes.modes import MODES, chosen, lacking
+from tests.system.modes.modes import MODES, chosen, params
 from tests.system.modes.site import NODES, Site, eventually, inside
 
 pytestmark = [pytest.mark.lab, pytest.mark.asyncio(loop_scope="module")]
@@ -36,11 +36,9 @@ SHARED_VETH = pytest.mark.parametrize(
 VIP6 = "fd00:172:21::10"
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module", params=MODES_OF_PAIRS)
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=params(MODES_OF_PAIRS))
 async def pairs(request: pytest.FixtureRequest) -> AsyncIterator[Site]:
     mode: Mode = request.param
-    if why := lacking(mode):
-        pytest.skip(why)
     layout = Layout.of(f"d{list(Mode).index(mode)}p{os.getpid()}")
     common: dict[str, Any] = {"runtime": "cni", "processes": True, "cooldown_s": 0.2, "pool_sync_s": 0.5}
     options = Options(mode=mode, stack="dual", **{**common, **MODES[mode].options})
