@@ -16,6 +16,7 @@ import pytest
 import pytest_asyncio
 
 from compose.lab import services
+from compose.lab.layout import NodeLayout
 from compose.lab.probe import ask
 from compose.lab.waiting import until
 from shared.kube.resources import EVENTS
@@ -24,7 +25,10 @@ from tests.conformance.cases import DENY_X, ONLY_B_TO_A, every, policy, step
 from tests.conformance.flooding import behind_the_rules, received_by_closed_pods
 from tests.conformance.site import PORTS, Probe, Site, site
 from tests.conformance.streams import POLICIES, streaming
-from tests.conformance.test_api_server_live import held_while_the_api_server_is_killed_and_started
+from tests.conformance.test_api_server_live import (
+    held_while_the_api_server_is_killed_and_started,
+    nothing_gets_in_while_services_die,
+)
 from tests.conformance.test_cyclonus_live import steps, wrong_cells
 from tests.conformance.test_enforced_live import POLICY, judged_all_the_time, more
 from tests.policy.conftest import vectors
@@ -64,6 +68,41 @@ async def test_a_denied_connection_times_out_and_the_node_is_answered(cluster: S
         assert answer.reached, "a kubelet's probe of its own pod is nobody's business"
     other = await ask(cluster.layout.node("node2").netns, cluster.addresses["x/a"], PORTS[0], timeout_s=1)
     assert not other.reached, "another node is a peer like any"
+
+
+async def test_what_rules_in_a_pod_count_and_drop_is_seen_like_the_nodes(cluster: Site) -> None:
+    """Its link is not the node's: nothing of this passes the node's own table. test_functional_live.py asks the same,
+    and the flow log, by `TERWAY_CONFORMANCE_MODE=exclusive-eni`."""
+    await cluster.enter(step(DENY_X, ONLY_B_TO_A))
+    corner = cluster.layout.node("node1")
+    before = counted(corner)
+    probes = every("x/a", ("x/b", "z/a"))
+    allowed = {Probe("x/b", "x/a", PORTS[0])}
+    answers = await cluster.ask(probes, allowed)
+    assert {probe for probe, answer in answers.items() if answer == "."} == allowed
+
+    async def missing() -> str:
+        after = counted(corner)
+        matched, denied = (after[what] - before[what] for what in ("matched", "dropped"))
+        return "" if matched == 1 and denied >= len(probes) - 1 else f"{matched} matched, {denied} dropped"
+
+    await until(missing, what="all is counted", within_s=30, every_s=0.3)
+
+
+def counted(corner: NodeLayout) -> dict[str, int]:
+    """What x/a's rules let in, and what no rule of theirs did."""
+    status, found = services.ask(corner, POLICY, "/policy/status?pod=x/a")
+    assert status == 200, found
+    [standing] = found["value"]
+    return {
+        "matched": sum(
+            rule["packets"]
+            for one in standing["counted"]
+            for rule in one["rules"]
+            if one["name"].endswith("only-b") and rule["direction"] == "ingress"
+        ),
+        "dropped": sum(drop["packets"] for drop in standing["dropped"] if drop["direction"] == "ingress"),
+    }
 
 
 @pytest.mark.parametrize("client, reached", [("x/b", True), ("x/c", False)])
@@ -160,6 +199,11 @@ async def test_policies_hold_while_the_service_is_killed_and_started(cluster: Si
     }
     answers = await cluster.ask(probes, allowed)
     assert {probe for probe, answer in answers.items() if answer == "."} == allowed
+
+
+@pytest.mark.skipif(not ALL, reason="make conformance; the same as in the default mode but for where the rules are")
+async def test_not_one_packet_gets_in_while_services_die(cluster: Site) -> None:
+    await nothing_gets_in_while_services_die(cluster, AT_ONCE, behind_the_rules)
 
 
 @pytest.mark.skipif(not ALL, reason="make conformance; the same as in the default mode but for where the rules are")
