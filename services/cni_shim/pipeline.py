@@ -14,6 +14,8 @@ import time
 from contextlib import AsyncExitStack
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from services.cni_shim.adapters.peers import Peer, to_the_end
 from services.cni_shim.adapters.spool import Note, Spool
 from services.cni_shim.core.frame import Call
@@ -73,7 +75,8 @@ class Pipeline:
                 ends,
             )
             crashpoint("gateway.add.after_acquire")
-            plug = eni.Plug(lease, netns, request.mtu, request.host_stack)
+            wired = replace(lease, host_peer=not request.disable_host_peer)
+            plug = eni.Plug(wired, netns, request.mtu, request.host_stack)
             attach = policy.Attach(
                 key, lease.pod, lease.pod_uid, lease.mode, lease.host_link, lease.addresses, netns, asked_at
             )

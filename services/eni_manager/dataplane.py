@@ -200,7 +200,9 @@ class Dataplane:
     async def check(self, request: Check) -> Checked:
         """Compare a sandbox's wiring with what its lease wants, on both sides of the link."""
         async with self._alone(request.lease.key):
-            problems = await self._call(self._plumbing.check, request.lease, request.netns, request.mtu)
+            stored = self._wired.get(request.lease.key, request.lease)
+            lease = replace(request.lease, host_peer=stored.host_peer)
+            problems = await self._call(self._plumbing.check, lease, request.netns, request.mtu)
         return Checked(problems=problems)
 
     async def limit(self, request: Limit) -> Limited:

@@ -35,6 +35,9 @@ class Lease(msgspec.Struct, frozen=True):
     """After its end the address waits for a pod of the same name to come back (terway.md §3.1)."""
     bandwidth_stated: Bandwidth = Bandwidth()
     """Of `bandwidth`, what the runtime stated and no annotation of the pod explains: annotations do not change it."""
+    host_peer: bool = True
+    """In mode exclusive-eni, whether the pod has a way by its node beside its ENI. False: the CNI configuration has
+    `disable_host_peer` (terway.md §2.3). The gateway says so to eni_manager, which keeps it."""
 
     @property
     def addresses(self) -> tuple[Ip, ...]:

@@ -62,6 +62,7 @@ WRONG: list[tuple[Json | list[int], str]] = [
     ({"runtimeConfig": {"io.kubernetes.cri.pod-annotations": {"bad": "x"}}}, "annotation bad"),
     ({"host_stack_cidrs": ["10.0.0.0/33"]}, "host_stack_cidrs"),
     ({"host_stack_cidrs": "10.0.0.0/8"}, "host_stack_cidrs"),
+    ({"disable_host_peer": "yes"}, "disable_host_peer: expected bool | null, got str"),
     ({"dns": []}, "dns"),
 ]
 

@@ -57,6 +57,7 @@ class Add(msgspec.Struct, frozen=True):
     dns: dict[str, Any]
     previous: Previous | None
     host_stack: tuple[Cidr, ...] = ()
+    disable_host_peer: bool = False
 
 
 class Del(msgspec.Struct, frozen=True):
@@ -125,6 +126,7 @@ class _Config(msgspec.Struct):
     ip_masq: bool | None = msgspec.field(default=None, name="ipMasq")
     mtu: int | None = None
     host_stack_cidrs: list[str] | None = None
+    disable_host_peer: bool | None = None
 
 
 _config = msgspec.json.Decoder(_Config)
@@ -266,6 +268,7 @@ def _add(env: Mapping[str, str], config: _Config) -> Add:
         dns=config.dns or {},
         previous=read_previous(config.previous),
         host_stack=tuple(host_stack),
+        disable_host_peer=bool(config.disable_host_peer),
     )
 
 

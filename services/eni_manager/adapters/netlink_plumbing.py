@@ -100,7 +100,8 @@ class Plumbing(NodeSide):
             with self._moved_in(wiring, pod, netns_fd):
                 pod.make(wiring.pod.items, {link.name: link_in(pod, link.name).index for link in wiring.pod.links})
             crashpoint("eni.plug.after_sandbox")
-            wait_until_it_sends(self._host, wiring.veth.host)
+            if lease.host_peer:
+                wait_until_it_sends(self._host, wiring.veth.host)
             if lease.ipv6 is not None:
                 wait_until_it_listens(pod, lease.ipv6)
             return wiring
@@ -234,11 +235,11 @@ class Plumbing(NodeSide):
         namespace nobody holds here any more is about to end.
         """
         links = {link.name: link for link in self._host.links()}
-        within: dict[int, tuple[Lease, SeenLink]] = {}
+        within: dict[int, tuple[Lease, int]] = {}
         for lease in wired:
             host = links.get(lease.host_link)
             if host is not None and host.peer_netns is not None and belongs(host, lease.key):
-                within[host.peer_netns] = (lease, host)
+                within[host.peer_netns] = (lease, host.mtu)
         mended: list[str] = []
         for netns_fd in netns.every_netns() if within else ():
             number = self._host.netns_number(netns_fd)
@@ -247,8 +248,8 @@ class Plumbing(NodeSide):
                     mended += self._mend_pod(pod, *found)
         return mended
 
-    def _mend_pod(self, pod: Stack, lease: Lease, host: SeenLink) -> list[str]:
-        wanted = self._wiring(lease, host.mtu).pod
+    def _mend_pod(self, pod: Stack, lease: Lease, mtu: int) -> list[str]:
+        wanted = self._wiring(lease, mtu).pod
         links = links_of(pod, wanted)
         ready = {name for name, link in links.items() if link.up}
         todo = [

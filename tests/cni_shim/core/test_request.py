@@ -47,7 +47,7 @@ json_values = st.recursive(
 keys = st.sampled_from(
     [
         "cniVersion", "name", "type", "runtimeConfig", "prevResult", "ipam", "dns", "ipMasq", "mtu", "host_stack_cidrs",
-        "cni.dev/valid-attachments", "cni.dev/attachments",
+        "disable_host_peer", "cni.dev/valid-attachments", "cni.dev/attachments",
     ]
 )  # fmt: skip
 

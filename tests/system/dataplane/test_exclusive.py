@@ -110,6 +110,51 @@ async def test_a_service_is_reached_by_the_node_and_sees_its_address(world: Excl
         world.node.nft("delete table ip kube")
 
 
+async def test_without_host_peer_all_goes_by_the_eni(world: Exclusive, memory: Memory) -> None:
+    """`disable_host_peer` in the CNI configuration (terway.md §2.3): kept with the pod, whatever it says by then."""
+    limits = Bandwidth(ingress=1_250_000, egress=1_250_000)
+    alone, ordinary = world.sandbox(ipv6=True, bandwidth=limits), world.sandbox()
+    async with running(memory, ipv6=True) as dataplane:
+        before = world.node.state()
+        await dataplane.plug(Plug(replace(alone.lease, host_peer=False), alone.path))
+        await plug(dataplane, ordinary)
+        assert routes(alone) == {f"default via {SUBNET.gateway} dev eth0 onlink"}
+        assert not any("veth1" in route for route in routes(alone, "-6"))
+        assert "UP" not in alone.seen("link", "show", "veth1")[0]["flags"]
+        assert alone.ip("-o", "addr", "show", "veth1") == alone.ip("neigh", "show", "dev", "veth1") == ""
+        assert world.node.ip("route", "show", alone.ipv4) == world.node.ip("-6", "route", "show", alone.ipv6) == ""
+        assert await problems_of(dataplane, alone) == [], "its CHECK comes with a lease that does not say so"
+        assert talks(alone, alone.ipv4, world.vpc, FAR)
+        assert talks(alone, alone.ipv6, world.vpc, FAR6)
+        assert "tbf" in alone.qdisc("eth0") and "tbf" in alone.qdisc("terway-in") and "tbf" not in alone.qdisc("veth1")
+        assert f"{SERVICES} via 169.254.1.1 dev veth1 onlink" in routes(ordinary)
+    alone.ip("route", "del", "default")
+    with inhabited(alone):
+        async with running(memory, ipv6=True) as dataplane:
+            await until(lambda: routes(alone) == {f"default via {SUBNET.gateway} dev eth0 onlink"})
+            assert await problems_of(dataplane, alone) == await problems_of(dataplane, ordinary) == []
+            await dataplane.limit(Limit(alone.lease.key, Bandwidth()))
+            assert "tbf" not in alone.qdisc("eth0")
+            for box in (alone, ordinary):
+                await unplug(dataplane, box)
+            await until(lambda: len(world.node.state().links) == len(before.links))
+            assert world.at_home(alone) != []
+
+
+async def test_a_host_peer_comes_and_goes_with_another_add(world: Exclusive, dataplane: Dataplane) -> None:
+    box = world.sandbox()
+    await plug(dataplane, box)
+    whole = routes(box)
+    await dataplane.plug(Plug(replace(box.lease, host_peer=False), box.path))
+    assert routes(box) == {f"default via {SUBNET.gateway} dev eth0 onlink"}
+    assert await problems_of(dataplane, box) == []
+    assert talks(box, box.ipv4, world.vpc, FAR)
+    await plug(dataplane, box)
+    assert routes(box) == whole
+    assert await problems_of(dataplane, box) == []
+    assert talks(box, box.ipv4, world.node, NODE_IP)
+
+
 async def test_ranges_that_the_cni_configuration_states(world: Exclusive, dataplane: Dataplane) -> None:
     old, new = world.sandbox(), world.sandbox()
     await plug(dataplane, old)

@@ -75,6 +75,33 @@ async def test_ranges_of_the_cni_configuration_go_by_the_node(site: Site) -> Non
             await pods.delete(PodKey("default", "stated"))
 
 
+async def test_a_pod_without_a_way_by_its_node(site: Site) -> None:
+    """`disable_host_peer` (terway.md §2.3): kept with the pod when the configuration says otherwise by then."""
+    [path] = site.node("node2").cni_conf.glob("*.conflist")
+    before = path.read_text()
+    network = json.loads(before)
+    network["plugins"][0]["disable_host_peer"] = True
+    path.write_text(json.dumps(network))
+    async with Pods(site.layout, {"node2": "cni"}) as pods:
+        try:
+            await pods.add(PodKey("default", "peerless"), node="node2")
+            path.write_text(before)
+            sandbox = await pods.sandbox(PodKey("default", "peerless"))
+            assert "veth1" not in inside(sandbox.entry, "ip", "route")
+            await services.restart(site.node("node2"), services.named("eni_manager"))
+            await services.wait_ready(site.node("node2"))
+            assert await site.check("node2", sandbox) == ""
+            assert "veth1" not in inside(sandbox.entry, "ip", "route")
+            assert await site.by("default/peerless", "outside:80/tcp") == "outside"
+            assert "refused" in await site.by("outside", "default/peerless:80/tcp"), (
+                "nobody serves there, and it says so"
+            )
+        finally:
+            path.write_text(before)
+            await pods.delete(PodKey("default", "peerless"))
+    assert (await audit.until_clean(site.layout, site.record)).problems == []
+
+
 async def test_kubelet_is_offered_as_many_enis_as_the_instance_type_has(site: Site) -> None:
     """By the service as it runs: uvloop, and gRPC imported only now."""
     folder = site.node("node2").folder / "device-plugins"

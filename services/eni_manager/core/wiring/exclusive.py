@@ -9,6 +9,9 @@ host cali…           podIP dev cali… scope link                (table main)
      nft             what a pod sends to a Service is marked once it is translated; what else the node passes on bears
                      its own address                                   (tables ip, ip6 terway_masq, once per node)
 
+Where the CNI configuration has `disable_host_peer`, nothing goes by the second link: both its ends are down, without
+address and route. It stays, for it is by it that the pod is known again and found, and its ENI comes home.
+
 What the node passes on comes from a pod and goes to a Service's backend, or goes to a pod by a NodePort: answers would
 go by the ENIs and never come by this node again. So what it passes on bears the node's address. Except what pods send
 to Services: that goes back to the pod, out by its ENI, and answers take the same way (core/wiring/turning.py). Where
@@ -62,7 +65,7 @@ def exclusive_eni(lease: Lease, node: Node, *, mtu: int | None = None) -> Wiring
         key=lease.key,
         mode=lease.mode,
         veth=pair,
-        host=replace(host_side(lease, pair), shapers=()),
+        host=replace(host_side(lease, pair), shapers=()) if lease.host_peer else _idle(pair.host, pair.mtu),
         pod=Side.of(item for part in parts for item in part.items),
         uplink=turning.turn(node) if node.own_address else Side(),
         nic=nic,
@@ -95,6 +98,8 @@ def _by_the_eni(lease: Lease, nic: Nic, mtu: int) -> Side:
 
 def _by_the_node(lease: Lease, node: Node, pair: Veth) -> Side:
     """The second link, and what is reached by it."""
+    if not lease.host_peer:
+        return _idle(pair.pod, pair.mtu)
     sysctls: list[Sysctl] = []
     addresses: list[Address] = []
     routes: list[Route] = []
@@ -118,8 +123,13 @@ def _by_the_node(lease: Lease, node: Node, pair: Veth) -> Side:
     )
 
 
+def _idle(link: str, mtu: int) -> Side:
+    """An end of the second link where nothing is to go by it: it only tells whose the ENI is (`Lease.host_peer`)."""
+    return Side(links=(Link(link, mtu, up=False),))
+
+
 def _limits(lease: Lease, nic: Nic, pair: Veth) -> Side:
-    both = (nic.name, pair.pod)
+    both = (nic.name, pair.pod) if lease.host_peer else (nic.name,)
     out = tuple(limit for name in both for limit in shaper(name, lease.bandwidth.egress, pair.mtu))
     if not lease.bandwidth.ingress:
         return Side(shapers=out)
@@ -133,6 +143,8 @@ def _limits(lease: Lease, nic: Nic, pair: Veth) -> Side:
 
 def _turned(lease: Lease, nic: Nic, pair: Veth) -> Side:
     """Both ends of the way that what the pod sends to Services takes, and their answers take back."""
+    if not lease.host_peer:
+        return Side()
     return Side(
         intakes=(Ingress(nic.name), Ingress(pair.pod)),
         classifiers=(
