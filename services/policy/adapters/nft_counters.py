@@ -6,6 +6,7 @@ One dump of the table's rules, of which nothing is kept but counters; 15 µs a r
 import errno
 from collections.abc import Iterable, Iterator
 from struct import Struct
+from sys import intern
 from typing import Final
 
 from services.policy.adapters.nfnetlink import NfSocket, Rejected, Request
@@ -100,7 +101,8 @@ def _rule(body: bytes, table: str) -> RuleSeen | None:
         if _DATA_VERDICT in data:
             action = _ACTIONS.get(signed(mapping(data[_DATA_VERDICT])[_VERDICT_CODE]), "other")
     handle = int(_BE64.unpack(shown[_RULE_HANDLE])[0])
-    return RuleSeen(string(shown[_RULE_CHAIN]), handle, _comment(shown.get(_RULE_USERDATA, b"")), action, count)
+    chain, comment = string(shown[_RULE_CHAIN]), _comment(shown.get(_RULE_USERDATA, b""))
+    return RuleSeen(intern(chain), handle, intern(comment), action, count)  # tables of pods say the same again and again
 
 
 def _count(data: bytes) -> Count:
