@@ -235,11 +235,11 @@ class Plumbing(NodeSide):
         namespace nobody holds here any more is about to end.
         """
         links = {link.name: link for link in self._host.links()}
-        within: dict[int, tuple[Lease, int]] = {}
+        within: dict[int, tuple[Lease, SeenLink]] = {}
         for lease in wired:
             host = links.get(lease.host_link)
             if host is not None and host.peer_netns is not None and belongs(host, lease.key):
-                within[host.peer_netns] = (lease, host.mtu)
+                within[host.peer_netns] = (lease, host)
         mended: list[str] = []
         for netns_fd in netns.every_netns() if within else ():
             number = self._host.netns_number(netns_fd)
@@ -248,8 +248,9 @@ class Plumbing(NodeSide):
                     mended += self._mend_pod(pod, *found)
         return mended
 
-    def _mend_pod(self, pod: Stack, lease: Lease, mtu: int) -> list[str]:
-        wanted = self._wiring(lease, mtu).pod
+    def _mend_pod(self, pod: Stack, lease: Lease, link: SeenLink) -> list[str]:
+        """`link`: one whose MTU is the sandbox's."""
+        wanted = self._wiring(lease, link.mtu).pod
         links = links_of(pod, wanted)
         ready = {name for name, link in links.items() if link.up}
         todo = [
