@@ -6,7 +6,7 @@ run: single changes while there is only the node's table; then the tables of all
 the object's JSON until the node and all pods concerned have it: a pod more, a policy of two pods, a pod of another
 node, a policy of all 100. Then packets between two pods whose only rules are their own, in turns with connections that
 are only followed, and with nothing. Medians. Goals are those of the node's table; a policy of all pods has none of its
-own, and is said.
+own, and is said. In such a pod nobody else follows connections: the ratio to nothing is what a pod loses.
 """
 
 import asyncio

@@ -102,7 +102,8 @@ def _rule(body: bytes, table: str) -> RuleSeen | None:
             action = _ACTIONS.get(signed(mapping(data[_DATA_VERDICT])[_VERDICT_CODE]), "other")
     handle = int(_BE64.unpack(shown[_RULE_HANDLE])[0])
     chain, comment = string(shown[_RULE_CHAIN]), _comment(shown.get(_RULE_USERDATA, b""))
-    return RuleSeen(intern(chain), handle, intern(comment), action, count)  # tables of pods say the same again and again
+    # Tables of pods say the same again and again.
+    return RuleSeen(intern(chain), handle, intern(comment), action, count)
 
 
 def _count(data: bytes) -> Count:
