@@ -58,8 +58,9 @@ class EniManagerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What pods reach by the node's own stack in the modes whose pods could bypass it (terway.md §2.3), beside the
     Services' ranges in `eni_conf.service_cidr`. As it is: NodeLocal DNS."""
     services_keep_source: bool = True
-    """In mode exclusive-eni, backends of Services see the pod's own address, where the kernel is Linux 5.10 or later
-    and lets us load BPF programs. False, or elsewhere: they see the pod's node, as with Terway (terway.md §5.4)."""
+    """In the modes exclusive-eni and shared-ipvlan, backends of Services see the pod's own address, where the kernel
+    lets us load BPF programs (for exclusive-eni, Linux 5.10 or later). False, or elsewhere: they see the pod's node,
+    as with Terway (terway.md §5.3, §5.4)."""
     device_plugin_dir: Path = Path("/var/lib/kubelet/device-plugins")
     """In mode exclusive-eni, kubelet's folder of device plugins: pods may ask for `aliyun/eni` (terway.md §3.3), unless
     `eni_conf.disable_device_plugin` says otherwise."""

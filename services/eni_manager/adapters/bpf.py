@@ -7,8 +7,9 @@ Errors are OSError with the kernel's number; a program that the verifier refuses
 import ctypes
 import os
 import platform
+import resource
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from struct import pack, pack_into, unpack_from
 from typing import Final
 
@@ -26,6 +27,8 @@ _CLASSIFIER: Final = 3
 _LOG: Final = 1 << 16
 _INFO_SIZE: Final = 80
 """struct bpf_prog_info up to its name."""
+_CONTEXT: Final = 40
+"""struct __sk_buff up to where it came in."""
 _ENOENT: Final = 2
 
 
@@ -47,6 +50,12 @@ def call(command: int, attributes: bytearray) -> int:
         code = ctypes.get_errno()
         raise OSError(code, f"bpf command {command}: {os.strerror(code)}")
     return result
+
+
+def lift_memory_limit() -> None:
+    """Before Linux 5.11 maps count as locked memory. Where we may not, and it matters, a map will be refused."""
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 
 @contextmanager
@@ -138,11 +147,17 @@ def _to_load(code: bytes, code_at: int, licence_at: int, name: str, log_at: int 
     return bytearray(pack("=IIQQIIQII16s", _CLASSIFIER, slots, code_at, licence_at, *log, 0, 0, name.encode()[:15]))
 
 
-def test(program_fd: int, packet: bytes) -> Tested:
-    """Run a program on a frame, as if it passed a classifier."""
+def test(program_fd: int, packet: bytes, *, mark: int = 0, came_in_by: int = 0) -> Tested:
+    """Run a program on a frame, as if it passed a classifier; with a mark, after it came in by that ifindex."""
     room = len(packet) + 256
-    with _held(packet) as (packet_at, _), _held(bytes(room)) as (out_at, out):
-        attributes = bytearray(pack("=IIIIQQII", program_fd, 0, len(packet), room, packet_at, out_at, 1, 0))
+    about = bytearray(_CONTEXT)
+    pack_into("=I", about, 8, mark)
+    pack_into("=I", about, 36, came_in_by)
+    with _held(packet) as (packet_at, _), _held(bytes(room)) as (out_at, out), _held(bytes(about)) as (about_at, _):
+        head = pack("=IIIIQQII", program_fd, 0, len(packet), room, packet_at, out_at, 1, 0)
+        if mark or came_in_by:  # Linux 5.2
+            head += pack("=IIQQ", len(about), 0, about_at, 0)
+        attributes = bytearray(head)
         call(_TEST_RUN, attributes)
         _, result, _, size = unpack_from("=IiII", attributes)
         return Tested(result, bytes(out)[:size])
@@ -168,6 +183,13 @@ def maps_of(program_fd: int) -> list[int]:
             call(_INFO, bytearray(pack("=IIQ", program_fd, _INFO_SIZE, info_at)))
             (count,) = unpack_from("=I", bytes(answer), 52)
             return list(unpack_from(f"={min(count, 4)}I", bytes(ids)))
+
+
+def key_size(map_fd: int) -> int:
+    """How long a map's keys are."""
+    with _held(bytes(_INFO_SIZE)) as (info_at, answer):
+        call(_INFO, bytearray(pack("=IIQ", map_fd, _INFO_SIZE, info_at)))
+        return int(unpack_from("=I", bytes(answer), 8)[0])
 
 
 def fill(map_fd: int, wanted: Mapping[bytes, bytes], present: Mapping[bytes, bytes]) -> None:

@@ -6,9 +6,8 @@ again takes the map of one that is still there, so that the flows that it noted 
 """
 
 import errno
-import resource
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from functools import cache
 from typing import Final
 
@@ -18,7 +17,8 @@ from services.eni_manager.adapters.netlink_programs import get_programs, put_pro
 from services.eni_manager.adapters.netlink_socket import RouteSocket
 from services.eni_manager.adapters.netlink_wire import Request
 from services.eni_manager.core.bpf.assembly import Program
-from services.eni_manager.core.bpf.own_address import KEY, LAYOUT, MAP, VALUE, Part, program
+from services.eni_manager.core.bpf.flows import KEY, LAYOUT, MAP, VALUE
+from services.eni_manager.core.bpf.own_address import Part, program
 from services.eni_manager.core.preflight import Kinds
 from services.eni_manager.core.wiring.values import Classifier
 from shared.model import Ip
@@ -26,20 +26,27 @@ from shared.model import Ip
 MOST_FLOWS: Final = 16384
 """Of a pod at a time; 1.5 MB of kernel memory. When there are more, those that were silent longest are forgotten."""
 _EXAMPLE: Final = (Ip("192.0.2.1"), Ip("2001:db8::1"))
+_PARTS: Final = (Part.TURN, Part.ONWARD, Part.ANSWERS)
 _LOADED_AS: Final = "terway_"
 
 
 def seen(socket: RouteSocket, wanted: Iterable[Classifier], indices: Mapping[str, int]) -> list[Classifier]:
-    """Those of the wanted that are there, just as they are wanted."""
-    return [
-        each
-        for each in wanted
-        if {each.link, each.to or each.link} <= indices.keys()
-        and any(
-            found.name == _name(each.part, _program(each, indices))
-            for found in _filters(socket, indices[each.link], each.part)
-        )
-    ]
+    """Those of the wanted that are there, just as they are wanted, and know the same flows."""
+    there: list[Classifier] = []
+    flows: set[int] = set()
+    for each in wanted:
+        if not {each.link, each.to or each.link} <= indices.keys():
+            continue
+        code = _program(each, indices)
+        for found in _filters(socket, indices[each.link], each.part):
+            if found.name != _name(each.part, code):
+                continue
+            maps = set(_maps_of(found.program)) if code.maps else set()
+            if not maps or not flows or maps == flows:
+                there.append(each)
+                flows = flows or maps
+            break
+    return there
 
 
 def put(socket: RouteSocket, wanted: Sequence[Classifier], indices: Mapping[str, int]) -> None:
@@ -65,12 +72,11 @@ def able() -> bool:
     """Does the kernel have what the programs need, and does it let this process load them? Found out by trying."""
     if "bpf" not in kernel.known(Kinds(classifiers=("bpf",))).classifiers:
         return False
-    with suppress(OSError, ValueError):  # before Linux 5.11 maps count as locked memory; afterwards it does not matter
-        resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    bpf.lift_memory_limit()
     try:
         with ExitStack() as opened:
             flows = opened.enter_context(bpf.closing(_new_flows(MOST_FLOWS)))
-            for part in Part:
+            for part in _PARTS:
                 code = program(part, 1, _EXAMPLE).linked({MAP: flows})
                 opened.enter_context(bpf.closing(bpf.load_classifier(code, _LOADED_AS + part)))
     except OSError:
@@ -106,13 +112,23 @@ def _new_flows(most: int) -> int:
 
 def _map_of(number: int) -> int | None:
     try:
-        with bpf.closing(bpf.program_by_id(number)) as loaded:
-            maps = bpf.maps_of(loaded)
-            return bpf.map_by_id(maps[0]) if len(maps) == 1 else None
+        maps = _maps_of(number)
+        return bpf.map_by_id(maps[0]) if len(maps) == 1 else None
     except OSError as gone:
         if gone.errno != errno.ENOENT:
             raise
         return None
+
+
+def _maps_of(number: int) -> list[int]:
+    """The maps of a program, by number; none: it is gone."""
+    try:
+        with bpf.closing(bpf.program_by_id(number)) as loaded:
+            return bpf.maps_of(loaded)
+    except OSError as gone:
+        if gone.errno != errno.ENOENT:
+            raise
+        return []
 
 
 def _filters(socket: RouteSocket, index: int, part: Part) -> Iterator[SeenFilter]:

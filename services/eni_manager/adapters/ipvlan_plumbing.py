@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager, suppress
 
 from services.eni_manager.adapters import netns
-from services.eni_manager.adapters.diversion import Diverter
+from services.eni_manager.adapters.diversion import Diverter, can_keep_source
 from services.eni_manager.adapters.netlink import ABSENT, Stack
 from services.eni_manager.adapters.netlink_links import (
     alias_link,
@@ -23,11 +23,12 @@ from services.eni_manager.adapters.netlink_links import (
 )
 from services.eni_manager.adapters.netlink_plumbing import Plumbing, Repaired, link_in
 from services.eni_manager.adapters.netlink_socket import NetlinkError
+from services.eni_manager.core.wiring import turning
 from services.eni_manager.core.wiring.difference import Change, Drop, changes
 from services.eni_manager.core.wiring.exclusive import IFB
 from services.eni_manager.core.wiring.ipvlan import COMPANION, KIND, bare, companion, serves, slave_of, stand, uplink
 from services.eni_manager.core.wiring.standing import SeenLink, Standing
-from services.eni_manager.core.wiring.values import Diversion, EniLink, Item, Link, Node, Route, Side, Wiring
+from services.eni_manager.core.wiring.values import Diversion, EniLink, Item, Link, Node, Route, Rule, Side, Wiring
 from services.eni_manager.core.wiring.veth import host_cidr
 from shared.contracts.ipam import Lease
 from shared.crashpoint import crashpoint
@@ -52,8 +53,14 @@ class IpvlanPlumbing(Plumbing):
 
     def __init__(self, node: Node, *, by_bpf: bool | None = None) -> None:
         """`by_bpf`: the form of the diversion; None: as the kernel can."""
+        self._by_bpf = by_bpf
         super().__init__(node)
         self._diverter = Diverter(self._host, by_bpf=by_bpf)
+
+    def _can_show_own_address(self, mode: Mode) -> bool:
+        if mode is Mode.SHARED_IPVLAN:
+            return self._by_bpf is not False and can_keep_source()
+        return super()._can_show_own_address(mode)
 
     # ---- ENIs
 
@@ -192,7 +199,8 @@ class IpvlanPlumbing(Plumbing):
         for eni, items in wanted.items():
             mended += self._ensure_uplink(eni, Side.of(items))
         used = {host_cidr(ip) for ip in in_use}
-        stale = [Drop(route) for route in self._pod_routes() if route.to not in used]
+        stale: list[Drop] = [Drop(route) for route in self._pod_routes() if route.to not in used]
+        stale += [Drop(rule) for rule in self._rules_without_eni()]
         self._mend_host(stale)
         return Repaired(mended=[*mended, *(str(drop) for drop in stale)], skipped=skipped)
 
@@ -304,6 +312,14 @@ class IpvlanPlumbing(Plumbing):
             and route.to not in own_ips
             and not route.to.startswith("fe80:")
         ]
+
+    def _rules_without_eni(self) -> list[Rule]:
+        """What sends pods' packets to Services out again by ENIs that are gone, or where nobody wants it any more."""
+        ours = [
+            rule for rule in self._host.listing({}, v6=True).marked if rule.priority == turning.PRIORITY and rule.iif
+        ]
+        there = self.companions() if self._node.shows_own_address(Mode.SHARED_IPVLAN) else {}
+        return [rule for rule in ours if rule.iif not in there]
 
     def _withdraw_routes(self, addresses: Iterable[Ip]) -> bool:
         unwanted = {host_cidr(ip) for ip in addresses}

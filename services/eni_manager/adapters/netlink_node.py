@@ -41,7 +41,7 @@ class NodeSide:
     """The node's stack and the way into pods'. Make it and use it in one and the same thread."""
 
     def __init__(self, node: Node) -> None:
-        self._node = _as_able(node)
+        self._node = replace(node, own_address=node.own_address and self._can_show_own_address(node.mode))
         self._home_fd = netns.own_netns()
         self._host = Stack(self._home_fd)
         self._eni_indices: dict[Mac, int] = {}
@@ -53,7 +53,11 @@ class NodeSide:
 
     def know(self, node: Node) -> None:
         """What is known of the node from now on; pods that are wired already follow with the next repair."""
-        self._node = _as_able(node)
+        self._node = replace(node, own_address=node.own_address and self._can_show_own_address(node.mode))
+
+    def _can_show_own_address(self, mode: Mode) -> bool:
+        """Can this kernel have Services' backends see pods' own addresses?"""
+        return mode is Mode.EXCLUSIVE_ENI and classifiers.able()
 
     def close(self) -> None:
         """Let go of the node's namespace."""
@@ -159,15 +163,11 @@ class NodeSide:
 
     def ensure_node_passes_on(self, *, wanted: bool) -> None:
         """Have what the node passes on turned, or bear its address, where pods have ENIs to themselves; or no more."""
-        if wanted and self._node.own_address and self._node.mode is Mode.EXCLUSIVE_ENI:
-            side = turn(self._node)
-            self._ensure_turn(side)
-            self._converge(self._host, side)
-            nft.apply(exclusive_masquerade(self._node))
-            return
-        node = replace(self._node, own_address=False)
-        nft.apply(exclusive_masquerade(node) if wanted else exclusive_nothing(node))
-        if (seen := self._host.link(TURN)) is not None:
+        side = turn(self._node) if wanted and self._node.shows_own_address(Mode.EXCLUSIVE_ENI) else Side()
+        self._ensure_turn(side)
+        self._converge(self._host, side)
+        nft.apply(exclusive_masquerade(self._node) if wanted else exclusive_nothing(self._node))
+        if not side.links and (seen := self._host.link(TURN)) is not None:
             self._host.mend([Drop(rule) for rule in turn(self._node).rules], {})
             self._host.send(delete_link(seen.index)).expect(*ABSENT)
 
@@ -217,11 +217,6 @@ class NodeSide:
 
     def _with_v6(self, wanted: Side) -> bool:
         return self._node.ipv6 is not None or any(":" in address.ip for address in wanted.addresses)
-
-
-def _as_able(node: Node) -> Node:
-    """What is wanted of the node, as far as its kernel can."""
-    return replace(node, own_address=node.own_address and classifiers.able())
 
 
 def links_of(stack: Stack, wanted: Side) -> dict[str, SeenLink]:

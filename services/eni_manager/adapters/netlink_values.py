@@ -148,7 +148,9 @@ def seen_local(frame: Frame) -> bool:
 
 _FRA_DST, _FRA_SRC, _FRA_IIFNAME, _FRA_PRIORITY, _FRA_FWMARK = 1, 2, 3, 6, 10
 _FRA_SUPPRESS_PREFIX, _FRA_TABLE, _FRA_FWMASK, _FRA_PROTOCOL = 14, 15, 16, 21
-_MARKED: Final = frozenset({_FRA_PRIORITY, _FRA_SUPPRESS_PREFIX, _FRA_TABLE, _FRA_PROTOCOL, _FRA_FWMARK, _FRA_FWMASK})
+_MARKED: Final = frozenset(
+    {_FRA_IIFNAME, _FRA_PRIORITY, _FRA_SUPPRESS_PREFIX, _FRA_TABLE, _FRA_PROTOCOL, _FRA_FWMARK, _FRA_FWMASK}
+)
 _PLAIN: Final = frozenset(
     {_FRA_DST, _FRA_SRC, _FRA_IIFNAME, _FRA_PRIORITY, _FRA_SUPPRESS_PREFIX, _FRA_TABLE, _FRA_PROTOCOL}
 )
@@ -161,7 +163,7 @@ def _rule(rule: Rule) -> bytes:
     if not (rule.source or rule.to):
         head = _RULE.pack(AF_INET6 if rule.v6 else AF_INET, 0, 0, 0, min(rule.table, 252), 0, 0, _TO_TABLE, 0)
         mark = number(_FRA_FWMARK, rule.mark) + number(_FRA_FWMASK, rule.mask or rule.mark) if rule.mark else b""
-        return head + mark + table
+        return head + mark + (text(_FRA_IIFNAME, rule.iif) if rule.iif else b"") + table
     family, raw, prefix = _cidr_bytes(rule.source or rule.to or Cidr(""))
     where = (0, prefix, _FRA_SRC) if rule.source else (prefix, 0, _FRA_DST)
     iif = text(_FRA_IIFNAME, rule.iif) if rule.iif else b""

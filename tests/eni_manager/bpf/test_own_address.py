@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from services.eni_manager.adapters import bpf
 from services.eni_manager.adapters.classifiers import able
-from services.eni_manager.core.bpf.own_address import (
+from services.eni_manager.core.bpf.flows import (
     DROPPED,
     FRAGMENT,
     KEY,
@@ -21,10 +21,9 @@ from services.eni_manager.core.bpf.own_address import (
     PROTOCOLS,
     REDIRECTED,
     VALUE,
-    Part,
     key,
-    program,
 )
+from services.eni_manager.core.bpf.own_address import Part, program
 from shared.model import Ip
 
 OWN = (Ip("192.168.32.11"), Ip("2001:db8:1::b"))

@@ -1,6 +1,7 @@
 """From a lease to what mode shared-ipvlan wants; and how its slaves are known."""
 
 import pytest
+from msgspec.structs import replace
 
 from services.eni_manager.core.wiring import wire
 from services.eni_manager.core.wiring.ipvlan import COMPANION, bare, slave_alias, slave_of, stand, uplink
@@ -55,6 +56,31 @@ def test_one_pod_in_words() -> None:
         "classifier dev eth1 egress: 172.21.0.0/20, 2001:db8:5::/112 diverted to ipvl_3",
     ]
     assert not any("ipv6" in item.path for item in wiring.pod.sysctls)
+
+
+def test_services_backends_see_the_pod_where_the_kernel_can() -> None:
+    node = replace(NODE, mode=Mode.SHARED_IPVLAN, own_address=True)
+    for ipv6 in (False, True):
+        wiring, without = wire(lease(ipv6=ipv6), node, ENI), wire(lease(ipv6=ipv6), NODE, ENI)
+        four = [
+            "route default via 169.254.1.1 dev eth1 onlink table 1003",
+            "rule 500: from all fwmark 0x20/0x20 iif ipvl_3 lookup 1003",
+            "neighbour 169.254.1.1 lladdr ee:ff:ff:ff:ff:ff dev eth1 permanent",
+        ]
+        six = [
+            "route default via fe80::1 dev eth1 onlink table 1003",
+            "IPv6 rule 500: from all fwmark 0x20/0x20 iif ipvl_3 lookup 1003",
+            "neighbour fe80::1 lladdr ee:ff:ff:ff:ff:ff dev eth1 permanent",
+        ]
+        back = "classifier dev eth1 egress: 172.21.0.0/20, 2001:db8:5::/112 diverted to ipvl_3, and answers back"
+        gained = set(said(wiring.uplink)) - set(said(without.uplink))
+        assert gained == {*four, *(six if ipv6 else ()), back}
+        assert (wiring.pod, wiring.host) == (without.pod, without.host)
+
+
+def test_a_pod_that_an_earlier_mode_left_is_masqueraded() -> None:
+    later = replace(NODE, mode=Mode.SHARED_VETH, own_address=True)
+    assert wire(lease(), later, ENI) == wire(lease(), NODE, ENI)
 
 
 def test_a_pair_of_addresses_adds_the_same_of_ipv6() -> None:

@@ -126,7 +126,8 @@ def _rules(wanted: tuple[Rule, ...], actual: tuple[Rule, ...]) -> Iterator[Chang
 
 
 def _selector(rule: Rule) -> tuple[object, ...]:
-    return rule.priority, rule.source, rule.to, rule.mark, rule.mask, rule.v6
+    """What a rule is about. By address no rule of ours is about a link; by mark there is one for each."""
+    return rule.priority, rule.source, rule.to, rule.mark, rule.mask, rule.v6, rule.iif if rule.mark else ""
 
 
 def _own(wanted: Iterable[Rule]) -> frozenset[Cidr | None]:

@@ -59,7 +59,7 @@ def exclusive_eni(lease: Lease, node: Node, *, mtu: int | None = None) -> Wiring
     pair = replace(pair_of(lease, node.mtu if mtu is None else mtu), pod=host_peer(lease.key.ifname))
     nic = Nic(lease.eni_mac, lease.key.ifname)
     parts = [_by_the_eni(lease, nic, pair.mtu), _by_the_node(lease, node, pair), _limits(lease, nic, pair)]
-    if node.own_address:
+    if node.shows_own_address(lease.mode):
         parts.append(_turned(lease, nic, pair))
     return Wiring(
         key=lease.key,
@@ -67,7 +67,7 @@ def exclusive_eni(lease: Lease, node: Node, *, mtu: int | None = None) -> Wiring
         veth=pair,
         host=replace(host_side(lease, pair), shapers=()) if lease.host_peer else _idle(pair.host, pair.mtu),
         pod=Side.of(item for part in parts for item in part.items),
-        uplink=turning.turn(node) if node.own_address else Side(),
+        uplink=turning.turn(node) if node.shows_own_address(lease.mode) else Side(),
         nic=nic,
         ifb=IFB if lease.bandwidth.ingress else "",
     )
@@ -183,9 +183,10 @@ def _own(node: Node) -> list[tuple[str, Ip]]:
 
 
 def _masquerade(node: Node, family: str, own: Ip) -> str:
-    ranges = of_family(node.host_stack, v6=family == "ip6") if node.own_address else []
+    turns = node.own_address and node.mode in turning.PODS_LINKS
+    ranges = of_family(node.host_stack, v6=family == "ip6") if turns else []
     return f"""{_nothing(family)}
-table {family} {NFT_TABLE} {{{turning.chains(family, ranges)}
+table {family} {NFT_TABLE} {{{turning.chains(family, ranges, node.mode)}
     chain postrouting {{
         type nat hook postrouting priority srcnat
         oifname "lo" return

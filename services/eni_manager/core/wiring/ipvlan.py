@@ -4,23 +4,28 @@ pod  eth0 (slave)   podIP/<vSwitch's prefix>, default via the vSwitch's gateway 
                     nodeIP dev eth0 scope link, permanent neighbour nodeIP = the MAC that all slaves share
 host ENI            no IPv4 address; egress: Services and host-stack ranges diverted to ipvl_…
      ipvl_<index>   the node's own slave: noarp, nodeIP/32 scope host; podIP dev ipvl_… scope link    (table main)
-     nft            what the node passes on bears its own address      (as with exclusive ENIs)
+     table 1000+…   what was sent to a Service goes out by the pod's ENI again: default dev ENI; rule by mark and ipvl_…
+     nft            that is marked; what else the node passes on bears its own address      (as with exclusive ENIs)
 
 Slaves of one ENI reach each other, and the node, without leaving it. All else goes out by the ENI, past the node's own
-stack, and so past kube-proxy's rules: hence the diversion. A backend sees the client's node, since its answer would
-else go straight to the client.
+stack, and so past kube-proxy's rules: hence the diversion. Once translated they leave by the pod's ENI with the pod's
+address, and answers are diverted as well (core/bpf/eni_path.py), except between pods of one ENI: their answers never
+reach the ENI. There, and where the kernel has no such programs, the backend sees the client's node.
 
 Limits: what the pod sends is queued on its slave; what comes in, on an ifb that the slave leads through.
 """
 
 from msgspec.structs import replace
 
+from services.eni_manager.core.wiring import turning
 from services.eni_manager.core.wiring.difference import Drop
 from services.eni_manager.core.wiring.exclusive import IFB
 from services.eni_manager.core.wiring.marks import ALIAS_PREFIX, MAX_ALIAS_BYTES, alias_of, key_of
 from services.eni_manager.core.wiring.shaping import shaper
 from services.eni_manager.core.wiring.standing import SeenLink, Standing
 from services.eni_manager.core.wiring.values import (
+    GATEWAY4,
+    GATEWAY6,
     Address,
     Diversion,
     EniLink,
@@ -30,6 +35,7 @@ from services.eni_manager.core.wiring.values import (
     Node,
     Redirect,
     Route,
+    Rule,
     Side,
     Sysctl,
     Veth,
@@ -38,11 +44,13 @@ from services.eni_manager.core.wiring.values import (
 from services.eni_manager.core.wiring.veth import DEFAULT4, DEFAULT6, forwarding, host_cidr
 from shared.contracts.ipam import Lease
 from shared.errors import Conflict, Invalid
-from shared.model import AttachmentKey, Cidr, Ip, Mac, Subnet
+from shared.model import AttachmentKey, Cidr, Ip, Mac, Mode, Subnet
 
 COMPANION = "ipvl_"
 """How the node's own slaves are called; the ENI's ifindex follows."""
 KIND = "ipvlan"
+GATEWAYS_MAC = Mac("ee:ff:ff:ff:ff:ff")
+"""Of every vSwitch's gateway (terway.md §5.1.2); right even for a pod whose own frames have not been seen."""
 
 
 def shared_ipvlan(lease: Lease, node: Node, eni: EniLink, *, mtu: int | None = None) -> Wiring:
@@ -81,12 +89,29 @@ def uplink(node: Node, eni: EniLink, *, v6: bool) -> Side:
     if v6 and node.ipv6 is not None:
         addresses.append(Address(own, node.ipv6, 128))
     ranges = frozenset(node.host_stack)
-    return Side(
+    own_address = node.shows_own_address(Mode.SHARED_IPVLAN)
+    side = Side(
         sysctls=tuple(dict.fromkeys((*forwarding(eni.name, v6=v6), *forwarding(own, v6=v6)))),
         links=(Link(eni.name, node.mtu), Link(own, node.mtu, noarp=True)),
         addresses=tuple(addresses),
-        diversions=(Diversion(eni.name, own if ranges else "", ranges),),
+        diversions=(Diversion(eni.name, own if ranges else "", ranges, own_address and bool(ranges)),),
     )
+    return Side.of((*side.items, *_out_again(node, eni, v6=v6).items)) if own_address else side
+
+
+def _out_again(node: Node, eni: EniLink, *, v6: bool) -> Side:
+    """How what a pod sent to a Service leaves by its ENI. The MAC that the kernel takes is replaced there."""
+    routes: list[Route] = []
+    rules: list[Rule] = []
+    neighbours: list[Neighbour] = []
+    for six, own in ((False, node.ipv4), (True, node.ipv6)):
+        if own is None or (six and not v6):
+            continue
+        hop = GATEWAY6 if six else GATEWAY4
+        routes.append(Route(eni.name, DEFAULT6 if six else DEFAULT4, hop, eni.table))
+        rules.append(Rule(turning.PRIORITY, eni.table, mark=turning.MARK, iif=companion(eni), v6=six))
+        neighbours.append(Neighbour(eni.name, hop, GATEWAYS_MAC))
+    return Side(routes=tuple(routes), rules=tuple(rules), neighbours=tuple(neighbours))
 
 
 def bare(eni: EniLink, actual: Side) -> list[Drop]:

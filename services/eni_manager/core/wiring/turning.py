@@ -16,6 +16,7 @@ the node itself; what is no Service of these ranges, NodePorts and host ports am
 
 from collections.abc import Sequence
 
+from services.eni_manager.core.bpf import eni_path
 from services.eni_manager.core.bpf.own_address import Part
 from services.eni_manager.core.wiring.symmetric import MASQUERADE_MARK
 from services.eni_manager.core.wiring.values import (
@@ -30,16 +31,16 @@ from services.eni_manager.core.wiring.values import (
     Sysctl,
 )
 from services.eni_manager.core.wiring.veth import DEFAULT4, DEFAULT6, unadvised
-from shared.model import Cidr
+from shared.model import Cidr, Mode
 
 LINK = "terway-turn"
-MARK = 0x20
+MARK = eni_path.MARK
 """Of packets, and of connections; beside that of `symmetric`."""
 PRIORITY = 500
 TABLE = 101
 PORTS = "1024-32767"
 """Below `net.ipv4.ip_local_port_range`, as it comes, and as many."""
-PODS_LINKS = "cali*"
+PODS_LINKS = {Mode.EXCLUSIVE_ENI: "cali*", Mode.SHARED_IPVLAN: "ipvl_*"}
 
 
 def turn(node: Node) -> Side:
@@ -56,7 +57,7 @@ def turn(node: Node) -> Side:
     )
 
 
-def chains(family: str, ranges: Sequence[Cidr]) -> str:
+def chains(family: str, ranges: Sequence[Cidr], mode: Mode) -> str:
     """The chains of a family's table that mark what is turned; none without ranges of that family."""
     if not ranges:
         return ""
@@ -65,7 +66,7 @@ def chains(family: str, ranges: Sequence[Cidr]) -> str:
     return f"""
     chain prerouting {{
         type filter hook prerouting priority dstnat + 5
-        iifname "{PODS_LINKS}" ct direction original jump turned
+        iifname "{PODS_LINKS[mode]}" ct direction original jump turned
     }}
     chain turned {{
         ct mark and {MARK:#x} == {MARK:#x} {marked} return
@@ -80,6 +81,6 @@ def chains(family: str, ranges: Sequence[Cidr]) -> str:
     }}
     chain ports {{
         type nat hook postrouting priority srcnat - 5
-        oifname "{LINK}" {protocols} snat to :{PORTS}
+        meta mark and {MARK:#x} == {MARK:#x} {protocols} snat to :{PORTS}
     }}
 """

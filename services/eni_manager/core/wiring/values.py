@@ -85,7 +85,7 @@ class Rule(msgspec.Struct, frozen=True):
     """A policy routing rule: for one pod address (one of `source` and `to`), for all packets with a mark, or for all.
 
     `mark` is its own mask where `mask` is 0. A rule without address is about IPv4 packets, with `v6` about IPv6 ones.
-    `iif` is never wanted; it is read, because rules of older Terways have it (terway.md §5.2.9).
+    `iif` is wanted of rules by mark alone; of others it is read, because older Terways' have it (terway.md §5.2.9).
     """
 
     priority: int
@@ -152,15 +152,21 @@ class Redirect(msgspec.Struct, frozen=True):
 
 
 class Diversion(msgspec.Struct, frozen=True):
-    """What leaves by a link for these ranges arrives on another link of this node instead (terway.md §5.3)."""
+    """What leaves by a link for these ranges arrives on another link of this node instead (terway.md §5.3).
+
+    `own_address`: what the node then sends out by the link for a pod bears the pod's address, and answers to it arrive
+    on the other link, too (core/bpf/eni_path.py).
+    """
 
     link: str
     to: str
     ranges: frozenset[Cidr]
+    own_address: bool = False
 
     def __str__(self) -> str:
         ranges = ", ".join(sorted(self.ranges)) or "nothing"
-        return f"classifier dev {self.link} egress: {ranges} diverted to {self.to}"
+        back = ", and answers back" if self.own_address else ""
+        return f"classifier dev {self.link} egress: {ranges} diverted to {self.to}{back}"
 
 
 class Classifier(msgspec.Struct, frozen=True):
@@ -297,6 +303,10 @@ class Node(msgspec.Struct, frozen=True):
     own_address: bool = False
     """Backends of Services see pods' own addresses in those modes, and not the node's: it is wanted, and the kernel can
     (core/bpf/own_address.py)."""
+
+    def shows_own_address(self, mode: Mode) -> bool:
+        """Of pods of a mode; those that an earlier mode has left are masqueraded."""
+        return self.own_address and self.mode is mode
 
 
 class Nic(msgspec.Struct, frozen=True):

@@ -16,7 +16,7 @@ one of routes, which looks for the way anew when the destination is another), an
 where the socket is bound to an interface there is no such way, and the sender is told.
 
 What passes by `judged_link` is judged by the host in both directions, with the addresses before and after it translates
-(`static.py`), and not again here, where what the host passes on bears its own address.
+(`static.py`), and not again here.
 """
 
 import re
