@@ -170,11 +170,14 @@ class Enforcer:
     async def in_force(self, key: AttachmentKey | None = None) -> None:
         """Return when all that was wanted at the time of the call is in the kernel: in the node's table, and in the
         pods', of which `key` names the only one to wait for."""
+        await self._node_in_force()
+        if self._pods is not None:
+            await self._pods.settled(key)
+
+    async def _node_in_force(self) -> None:
         ticket = self._told
         async with self._news:
             await self._news.wait_for(lambda: self._started and self._applied >= ticket)
-        if self._pods is not None:
-            await self._pods.settled(key)
 
     async def forget_connections(self, addresses: Sequence[str]) -> int:
         """Connections of these addresses are no excuse any more; how many there were."""
@@ -193,7 +196,7 @@ class Enforcer:
         if await self._kernel.generation() == self._generation:
             return []
         async with asyncio.timeout(10):
-            await self.in_force()
+            await self._node_in_force()
         found = await self._kernel.differences(self._renderer.table)
         if found:
             self.suspect()

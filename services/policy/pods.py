@@ -18,7 +18,7 @@ from typing import Final, Protocol
 import msgspec
 
 from services.policy.adapters.nfnetlink import NfSocket
-from services.policy.adapters.nft_mending import UNKNOWN, Done
+from services.policy.adapters.nft_mending import UNKNOWN, Done, together
 from services.policy.adapters.sandboxes import Sought, Where
 from services.policy.adapters.visits import AT_ONCE, Before, nothing
 from services.policy.core.messages import WorkloadEndpointID
@@ -120,6 +120,8 @@ class _Held:
         """Told of something that is not in the kernel yet."""
         self.suspicious = True
         self.installed = False
+        self.unwritten = Change()
+        """What attempts that failed would have made: no foreign hand, when it is mended."""
         self.heard: int | None = None
         """The last generation that was heard of while it was written."""
         self.told_of: tuple[int, int] | None = None
@@ -143,7 +145,8 @@ class _Held:
         """What is to be written now. The table stays as it is until the next call."""
         self.suspicious = self.staged = False
         self.heard = None
-        return self.table.flush()
+        self.unwritten = together(self.unwritten, self.table.flush())
+        return self.unwritten
 
     def heard_after(self, generation: int) -> bool:
         """Whether somebody wrote while it was written, and after us."""
@@ -163,7 +166,7 @@ class _Held:
 
     def well(self) -> None:
         """It is as wanted."""
-        self.trouble, self.installed = "", True
+        self.trouble, self.installed, self.unwritten = "", True, Change()
         self._delays, self._searches = RETRIES.delays(random.random), SEARCHES.delays(random.random)
 
 

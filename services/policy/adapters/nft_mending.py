@@ -119,3 +119,18 @@ def beyond(plan: Plan, change: Change) -> bool:
         or not (added | change.elements_added.keys()).issuperset(plan.items_added)
         or not (removed | change.elements_removed.keys()).issuperset(plan.items_removed)
     )
+
+
+def together(one: Change, other: Change) -> Change:
+    """All that two changes touch. To be asked what that is, not to be carried out, unless one is empty."""
+    if one.empty() or other.empty():
+        return other if one.empty() else one
+    return Change(
+        sets_added=one.sets_added + other.sets_added,
+        chains_added=one.chains_added + other.chains_added,
+        chains_changed=one.chains_changed + other.chains_changed,
+        chains_removed=one.chains_removed + other.chains_removed,
+        sets_removed=one.sets_removed + other.sets_removed,
+        elements_added={**one.elements_added, **other.elements_added},
+        elements_removed={**one.elements_removed, **other.elements_removed},
+    )

@@ -226,6 +226,7 @@ async def test_a_namespace_that_refuses_is_tried_again_by_itself() -> None:
         assert made.pods.trouble(WEB.key) == "the kernel refused"
         made.sandboxes.refuses.clear()
         await until(lambda: not made.pods.trouble(WEB.key))
+        assert made.restored == [], "what could not be written is nobody else's doing"
         assert "jump pi-default/shop/knp.default.deny" in rules(made, "tw-shop/web")
 
 

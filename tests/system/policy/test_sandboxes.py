@@ -11,7 +11,7 @@ import pytest
 from services.policy.adapters import sandboxes
 from services.policy.adapters.kernel import Kernel, take_away_inside
 from services.policy.adapters.netns import inside
-from services.policy.adapters.nfnetlink import NfSocket
+from services.policy.adapters.nfnetlink import NfSocket, Rejected
 from services.policy.adapters.nft_mending import UNKNOWN
 from services.policy.adapters.nft_pods_monitor import EVERYBODY, PodsMonitor
 from services.policy.adapters.sandboxes import Sought, Where
@@ -147,6 +147,25 @@ async def test_what_others_did_while_a_policy_changed_is_told_from_the_change(
             pod.nft(command)
             where, done = await kernel.keep(where, after, difference(before, after), done.generation)
             assert done.steps and done.foreign is foreign
+            assert pod.reconcile(after) == ""
+
+
+async def test_a_table_that_vanishes_under_a_change_refuses_it_and_is_told_from_it(node: Bench) -> None:
+    """Removed after the generation was asked for and before the batch: as with the number that it has then."""
+    with bench() as pod:
+        async with kernel_of(node) as kernel:
+            where = await kernel.where(f"/run/netns/{pod.name}")
+            before, after = table(2), table(2, port=8080)
+            change = difference(before, after)
+            where, done = await kernel.keep(where, before, Change(), UNKNOWN)
+            pod.nft("delete table inet terway")
+            with inside(f"/run/netns/{pod.name}"), NfSocket() as asked:
+                now = asked.generation()
+            with pytest.raises(Rejected):
+                await kernel.keep(where, after, change, now)
+            assert pod.nft("list", "tables") == "", "all of it or nothing"
+            where, done = await kernel.keep(where, after, change, UNKNOWN)
+            assert done.foreign
             assert pod.reconcile(after) == ""
 
 
