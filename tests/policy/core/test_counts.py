@@ -56,6 +56,41 @@ def test_a_table_that_is_another_begins_anew_under_the_same_handles() -> None:
     assert totals.lines[Line("pi-web", "rule 1", "allow")].packets == 201, "it was not known yet whose it is"
 
 
+def test_a_table_that_was_removed_and_made_anew_counts_on() -> None:
+    totals = Totals()
+    for handle, packets, expected in ((1, 5, 5), (1, 6, 6), (2, 6, 12), (2, 7, 13), (3, 1, 14)):
+        totals.of_table(handle)
+        totals.read([seen("pi-web", 5, "rule 0", packets)])
+        assert totals.lines[Line("pi-web", "rule 0", "allow")].packets == expected
+
+
+def test_a_pods_own_table_is_that_pods_alone_and_added_to_the_nodes() -> None:
+    node, own, past = Totals(), Totals(), Totals()
+    node.read([seen("pi-web", 1, "rule 1 b", 4, "deny"), seen("tw-shop/web-0", 2, "no profile accepts it", 2, "deny")])
+    node.read_denials({Denial("pi-web", "cali1"): Count(4, 240)})
+    own.read(
+        [
+            seen("pi-web", 1, "rule 0 a", 3),
+            seen("pi-web", 2, "rule 1 b", 5, "deny"),
+            seen("tw-shop/web-0", 3, "no profile accepts it", 1, "deny"),
+            seen("output", 4, "the source address is not the pod's", 9, "deny"),
+        ]
+    )
+    past.add(own)  # of another pod, which has gone
+    reads = [Read(node, {"cali1": "shop/web-0"}), Read(own.copy(), {}, "shop/web-0"), Read(past, {})]
+    found = tally(reads, OWNERS, 1.0)
+    assert [(r.direction, r.rule, r.action, r.packets) for r in found.policies[0].rules] == [
+        ("ingress", 0, "allow", 6),
+        ("ingress", 1, "deny", 14),
+    ]
+    [drops] = found.endpoints
+    assert {(drop.by, drop.why): drop.packets for drop in drops.drops} == {
+        ("default/web", "a rule denies it"): 9,
+        ("", "no profile accepts it"): 4,
+    }
+    assert found.others == {"the source address is not the pod's": 18}
+
+
 def test_the_tally_says_who_decided() -> None:
     totals = Totals()
     totals.read(
