@@ -4,6 +4,7 @@ Run in the node's namespace; what somebody with bpftool could do.
 """
 
 import sys
+from contextlib import ExitStack
 from socket import if_nametoindex
 
 from services.eni_manager.adapters import bpf
@@ -17,9 +18,10 @@ def main(what: str, eni: str, cidr: Cidr) -> None:
     with RouteSocket() as route:
         seen = [seen_filter(frame) for frame in route.dump(get_filters(if_nametoindex(eni)))]
     [program] = {each.program for each in seen if each is not None and each.program}
-    with bpf.closing(bpf.program_by_id(program)) as loaded:
-        [number] = bpf.maps_of(loaded)
-    with bpf.closing(bpf.map_by_id(number)) as held:
+    with ExitStack() as opened:
+        loaded = opened.enter_context(bpf.closing(bpf.program_by_id(program)))
+        maps = [opened.enter_context(bpf.closing(bpf.map_by_id(number))) for number in bpf.maps_of(loaded)]
+        [held] = [one for one in maps if bpf.key_size(one) == KEY.size]
         there = bpf.items(held, key_size=KEY.size, value_size=VALUE.size)
         if what == "drop":
             assert key(cidr) in there
