@@ -130,13 +130,20 @@ class Reloading(Generic[Config]):
         cluster_wait_s: float = CLUSTER_WAIT_S,
     ) -> None:
         self._name, self._source, self._settled, self._serve = name, source, settled, serve
+        self._stamp = source.stamp()  # at once: what changes from here on is a change
         self._look_every_s, self._cluster_wait_s = look_every_s, cluster_wait_s
         self._former: Settled[Config] | None = None
         self._next: Settled[Config] | None = None
         self._changed = asyncio.Event()
         self._heard = not source.patched
         """Whether the API server has said what it knows of this node."""
-        self.status = Status(since=time.time())
+        self._read_at = time.time()
+        self.status = Status(since=self._read_at)
+
+    @property
+    def expected(self) -> Settled[Config]:
+        """What is in force, or will be as soon as the service has ended under the former."""
+        return self._next or self._settled
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop` is set. Raises what `serve` raises, unless there is a former configuration."""
@@ -174,9 +181,7 @@ class Reloading(Generic[Config]):
             for task in (serving, *waiting):
                 task.cancel()
         if self._next is not None:
-            self._former, self._settled, self._next = self._settled, self._next, None
-            self._changed.clear()
-            logs.configure(service=self._name, level=self._settled.node.log_level)
+            self._take(self._next)
         elif finished:
             stop.set()  # it has nothing left to do
 
@@ -186,7 +191,7 @@ class Reloading(Generic[Config]):
     # ---- looking for a change
 
     async def _watch(self, asked: asyncio.Event) -> None:
-        stamp = await asyncio.to_thread(self._source.stamp)
+        stamp = self._stamp
         clock = asyncio.get_running_loop().time
         retry_at = clock() + CLUSTER_RETRY_S
         while True:
@@ -207,14 +212,20 @@ class Reloading(Generic[Config]):
             await self._reject(error.problems)
             return
         self.status.problems = []
+        # One that is about to be in force is what this one would change: also back to what still is.
+        if differences(self._name, self.expected, settled):
+            self._next, self._read_at = settled, time.time()
+            self._changed.set()
+
+    def _take(self, settled: Settled[Config]) -> None:
+        """From now on this is in force: nobody serves under another one any more."""
         changed = differences(self._name, self._settled, settled)
-        if not changed:
-            return
-        self.status.since, self.status.changed = time.time(), changed
+        self._former, self._settled, self._next = self._settled, settled, None
+        self._changed.clear()
+        self.status.since, self.status.changed = self._read_at, changed
         self.status.new_enis_only = [path for path in changed if path.removeprefix("eni_conf.") in NEW_ENIS_ONLY]
         log.info("configuration_changed", settings=changed, only_for_new_enis=self.status.new_enis_only)
-        self._next = settled
-        self._changed.set()
+        logs.configure(service=self._name, level=self._settled.node.log_level)
 
     async def _reject(self, problems: list[str]) -> None:
         """Say it where an operator looks: log, /state, a metric, and an event of the node."""

@@ -19,7 +19,7 @@ from compose.lab.serve import Port
 from compose.lab.waiting import until
 from shared.kube.resources import CONFIGMAPS
 from tests.conformance.cases import DENY_X, ONLY_B_TO_A, step
-from tests.conformance.flooding import at_the_link, received_by_closed_pods
+from tests.conformance.flooding import Count, at_the_link, received_by_closed_pods
 from tests.conformance.site import PATIENCE_S, Probe, Site
 from tests.conformance.streams import POLICIES, streaming
 from tests.conformance.test_enforced_live import POLICY, judged_all_the_time, more
@@ -89,6 +89,10 @@ async def held_while_the_api_server_is_killed_and_started(cluster: Site) -> None
 
 
 async def test_not_one_packet_gets_in_while_services_die(cluster: Site) -> None:
+    await nothing_gets_in_while_services_die(cluster, AT_ONCE, at_the_link)
+
+
+async def nothing_gets_in_while_services_die(cluster: Site, at_once: int, count: Count) -> None:
     """Pods start under floods while the policy service is killed again and again, and the API server, too."""
     deaths = Counter[str]()
     corner = cluster.layout.node("node2")
@@ -105,7 +109,7 @@ async def test_not_one_packet_gets_in_while_services_die(cluster: Site) -> None:
         await services.wait_ready(corner, [POLICY])
 
     async with connect(cluster.layout.cloud_socket) as cloud:
-        got = await received_by_closed_pods(cluster, STARTS, AT_ONCE, at_the_link, lambda: one_dies(cloud))
+        got = await received_by_closed_pods(cluster, STARTS, at_once, count, lambda: one_dies(cloud))
     assert got == [(0, 0)] * STARTS
     assert deaths["policy service"], deaths
     await cluster.settled()

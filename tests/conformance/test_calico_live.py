@@ -1,14 +1,12 @@
-"""Calico's namespaced policies, order, Pass and tiers, ranges of ports, SCTP, and what pods may ask of their own node,
-live, with the profile of current Felix, to which and from which the services change while packets flow."""
+"""Calico's namespaced policies, order, Pass and tiers, ranges of ports, and SCTP, live, with the profile of current
+Felix, to which and from which the services change while packets flow."""
 
-import asyncio
 import json
 from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
 
-from compose.lab.probe import ask
 from compose.lab.serve import Port
 from tests.conformance.calico import changed, define, local, policy, rule, tier, to, written
 from tests.conformance.cases import DENY_X, ONLY_B_TO_A, step
@@ -16,7 +14,7 @@ from tests.conformance.cases import policy as kube_policy
 from tests.conformance.site import PORTS, SCTP_PORTS, Probe, Site
 from tests.conformance.streams import POLICIES, streaming
 from tests.conformance.test_enforced_live import judged_all_the_time, more
-from tests.conformance.test_functional_live import A_OF_X, DENIED_S, NODES, REACHED_S, listening, open_of, reconfigured
+from tests.conformance.test_functional_live import A_OF_X, NODES, open_of, reconfigured
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(900), pytest.mark.asyncio(loop_scope="session")]
 
@@ -159,26 +157,3 @@ async def test_sctp_by_number_by_name_and_by_what_it_is_not(cluster: Site) -> No
         ):
             await changed(cluster, only, ingress=[now])
             await judged(cluster, *((source, port) for source in SOURCES for port in allowed), ports=every_port)
-
-
-async def test_what_pods_may_ask_of_their_own_node_changes_while_packets_flow(cluster: Site) -> None:
-    """endpoint_to_host_action: Felix's DefaultEndpointToHostAction. Other packets do not notice; answers to the node's
-    own questions are no questions."""
-    corner = cluster.layout.node("node1")
-    config = json.loads(corner.config.read_text())
-    own, port = cluster.record.facts("node1").primary_ip, Port(8081, "tcp")
-    await cluster.enter(step(DENY_X, ONLY_B_TO_A, *POLICIES))
-    async with judged_all_the_time(cluster) as rounds, streaming(cluster) as flowing:
-        with listening(corner, 8081):
-            for action, reached in (("DROP", False), ("RETURN", True), ("ACCEPT", True)):
-                wanted = config | {"policy": config["policy"] | {"endpoint_to_host_action": action}}
-                flowing.note(f"endpoint_to_host_action: {action}")
-                await reconfigured(corner, wanted)
-                patience = REACHED_S if reached else DENIED_S
-                pods = [cluster.entries[pod] for pod in ("x/b", "y/a")]
-                answers = await asyncio.gather(*(ask(pod, own, port, timeout_s=patience) for pod in pods))
-                assert [answer.reached for answer in answers] == [reached, reached], action
-                assert (await ask(cluster.entries["z/a"], own, port, timeout_s=REACHED_S)).reached, "another node's pod"
-                kubelet = await ask(corner.netns, cluster.addresses["x/a"], TCP80, timeout_s=REACHED_S)
-                assert kubelet.reached, action
-        await more(rounds, len(rounds))

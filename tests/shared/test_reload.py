@@ -40,6 +40,9 @@ class Service:
         self.served: list[EniConf] = []
         self.refuses: Callable[[EniConf], bool] = lambda conf: False
         self.stop = asyncio.Event()
+        self.may_end = asyncio.Event()
+        self.may_end.set()
+        self.ending = asyncio.Event()
 
     def write(self, eni_conf: object) -> None:
         """As a mounted ConfigMap changes: another file takes the name."""
@@ -53,6 +56,8 @@ class Service:
             raise Refused("the port is taken")
         self.served.append(own.eni)
         await stop.wait()
+        self.ending.set()
+        await self.may_end.wait()
 
     @asynccontextmanager
     async def running(
@@ -96,6 +101,29 @@ async def test_a_changed_file_is_served_under(service: Service) -> None:
     ]
     assert reloading.status.new_enis_only == ["eni_conf.vswitches"]
     assert STATUS.get() is None, "a service's status is its own"
+
+
+async def test_what_is_said_to_be_in_force_is(service: Service) -> None:
+    """As long as the service ends under the old one; and the latest file wins, also if it is the old one again."""
+    async with service.running() as reloading:
+        since = reloading.status.since
+        service.may_end.clear()
+        service.write({"max_pool_size": 7})
+        await asyncio.wait_for(service.ending.wait(), 10)
+        assert (reloading.status.since, reloading.status.changed) == (since, [])
+        service.may_end.set()
+        await until(lambda: len(service.served) == 2)
+        assert reloading.status.since > since and reloading.status.changed == ["eni_conf.max_pool_size"]
+
+        service.may_end.clear()
+        service.ending.clear()
+        service.write({"max_pool_size": 5})
+        await asyncio.wait_for(service.ending.wait(), 10)
+        service.write({"max_pool_size": 7})
+        await until(lambda: reloading.expected.own.eni.max_pool_size == 7)
+        service.may_end.set()
+        await until(lambda: len(service.served) == 3)
+    assert [conf.max_pool_size for conf in service.served] == [5, 7, 7]
 
 
 async def test_a_bad_change_is_said_and_the_old_one_serves_on(service: Service) -> None:
