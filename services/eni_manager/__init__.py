@@ -5,5 +5,6 @@
     cloud listing ─► drift              ▼
                               journal, then fleet (memory) ─► inventory ─► ipam
 
-Read service.py, then core/machine.py (an ENI's life), driver.py (the keeper) and core/placement.py (who grows).
+Read service.py, then core/machine.py (an ENI's life), driver.py (the keeper), steps.py (what it does) and
+core/placement.py (who grows).
 """

@@ -19,7 +19,7 @@ from shared.errors import SuiteError
 from shared.rpc.client import Client
 
 SOURCE = Path(__file__).parents[2] / "services" / "eni_manager"
-POINTS = sorted(name for name, file in names(SOURCE).items() if file.name in ("driver.py", "chores.py"))
+POINTS = sorted(name for name, file in names(SOURCE).items() if file.name in ("steps.py", "chores.py"))
 
 pytestmark = [pytest.mark.crash, pytest.mark.timeout(90)]
 
