@@ -29,7 +29,6 @@ GUESTS = 2
 ALSO = ("tests/eni_manager/bpf/test_host_path.py", "tests/system/dataplane/test_kernel.py")
 """What runs here and gives other answers there: another verifier, other kinds of things."""
 LABS = {
-    "tests/system/modes/test_dual.py": 80.0,
     "tests/system/modes/": 90.0,
     "tests/conformance/": 250.0,
 }
