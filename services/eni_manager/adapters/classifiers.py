@@ -21,10 +21,11 @@ from services.eni_manager.core.bpf.flows import KEY, LAYOUT, MAP, VALUE
 from services.eni_manager.core.bpf.own_address import Part, program
 from services.eni_manager.core.preflight import Kinds
 from services.eni_manager.core.wiring.values import Classifier
+from shared.crashpoint import crashpoint
 from shared.model import Ip
 
 MOST_FLOWS: Final = 16384
-"""Of a pod at a time; 1.5 MB of kernel memory. When there are more, those that were silent longest are forgotten."""
+"""Of a pod at a time; 1.8 MB of kernel memory. When there are more, those that were silent longest are forgotten."""
 _EXAMPLE: Final = (Ip("192.0.2.1"), Ip("2001:db8::1"))
 _PARTS: Final = (Part.TURN, Part.ONWARD, Part.ANSWERS)
 _LOADED_AS: Final = "terway_"
@@ -65,6 +66,7 @@ def put(socket: RouteSocket, wanted: Sequence[Classifier], indices: Mapping[str,
             if egress:
                 socket.batch((put_clsact(index),)).expect(errno.EEXIST)
             socket.batch((put_program(index, loaded, _name(each.part, code), egress=egress),)).expect(errno.ENODEV)
+            crashpoint("eni.nic.after_classifier")
 
 
 @cache
