@@ -10,7 +10,6 @@ after a restart ipam's leases say which pods there are, and their addresses wher
 """
 
 import asyncio
-import random
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Final, Protocol
@@ -18,56 +17,26 @@ from typing import Final, Protocol
 import msgspec
 
 from services.policy.adapters.nfnetlink import NfSocket
-from services.policy.adapters.nft_mending import UNKNOWN, Done, together
+from services.policy.adapters.nft_mending import UNKNOWN, Done
 from services.policy.adapters.sandboxes import Sought, Where
 from services.policy.adapters.visits import AT_ONCE, Before, nothing
-from services.policy.core.messages import WorkloadEndpointID
 from services.policy.core.nft.model import Change, Table
-from services.policy.core.nft.pod import PodTable, References
+from services.policy.core.nft.pod import References
 from services.policy.core.nft.settings import Settings
-from shared.backoff import Backoff
+from services.policy.held import Beside as Beside
+from services.policy.held import Held, later
+from services.policy.held import Inside as Inside
 from shared.errors import Invalid, NotFound, SuiteError
 from shared.health import Reporter
 from shared.log import get
-from shared.model import AttachmentKey, Mode, PodKey, host_peer_name
+from shared.model import AttachmentKey, Mode
 
 log = get("policy.pods")
 
 IN_THE_POD: Final = frozenset((Mode.EXCLUSIVE_ENI, Mode.SHARED_IPVLAN))
 """Modes whose pods' packets pass hooks of the pod's own only."""
-SEARCHES: Final = Backoff(initial_s=5.0, factor=2.0, jitter=0.2, cap_s=60.0)
-"""A namespace that was not found may have ended, or its pod is being wired."""
-RETRIES: Final = Backoff(initial_s=0.05, factor=2.0, jitter=1.0, cap_s=5.0)
-"""After a namespace refused."""
 QUIET_S: Final = 30.0
 """Signs of life while nothing happens."""
-
-
-class Beside(msgspec.Struct, frozen=True):
-    """Where the node's own stack is, of a pod whose link is not the node's (shared-ipvlan): eni_manager says it."""
-
-    own: tuple[str, ...] = ()
-    """The node's addresses. What it passes on to the pod bears them, and was judged by the node."""
-    host_stack: tuple[str, ...] = ()
-    """What the pod reaches by it, Services among it, and the node judges when it knows the true destination."""
-
-
-class Inside(msgspec.Struct, frozen=True):
-    """A sandbox with rules of its own. `netns`: a path to it at this moment; empty: to be searched for."""
-
-    key: AttachmentKey
-    pod: PodKey
-    uid: str
-    addresses: tuple[str, ...]
-    workload: WorkloadEndpointID
-    netns: str = ""
-    open: bool = False
-    mode: Mode = Mode.EXCLUSIVE_ENI
-
-    @property
-    def sought(self) -> Sought:
-        """What tells its namespace."""
-        return Sought(self.key.ifname, self.addresses)
 
 
 class PodKernel(Protocol):
@@ -94,82 +63,6 @@ class Watching(Protocol):
         """What looks at chains that are about to be filled anew; called by another thread, in the pod's namespace."""
 
 
-class _Held:
-    """One sandbox's table, and what is known of it in the kernel."""
-
-    def __init__(self, inside: Inside, settings: Settings, beside: Beside, references: References) -> None:
-        self.inside = inside
-        judged = ""
-        if inside.mode is Mode.EXCLUSIVE_ENI:
-            judged = host_peer_name(inside.key.ifname)
-        else:
-            settings = msgspec.structs.replace(settings, host_addresses=beside.own, service_nets=beside.host_stack)
-        self.table = PodTable(
-            inside.workload,
-            settings,
-            open=inside.open,
-            judged_link=judged,
-            addresses=inside.addresses,
-            references=references,
-        )
-        self.where: Where | None = None
-        self.generation = UNKNOWN
-        self.followed = False
-        """Told of the host's table at least once: before, nothing is known of what is wanted."""
-        self.staged = False
-        """Told of something that is not in the kernel yet."""
-        self.suspicious = True
-        self.installed = False
-        self.unwritten = Change()
-        """What attempts that failed would have made: no foreign hand, when it is mended."""
-        self.heard: int | None = None
-        """The last generation that was heard of while it was written."""
-        self.told_of: tuple[int, int] | None = None
-        """The namespace that `Watching` was told of."""
-        self.trouble = "not written yet"
-        self.rests_until = float("-inf")
-        self._delays = RETRIES.delays(random.random)
-        self._searches = SEARCHES.delays(random.random)
-
-    @property
-    def due(self) -> bool:
-        """Whether something is to be done."""
-        return self.followed and (self.staged or self.suspicious)
-
-    @property
-    def starting(self) -> bool:
-        """Whether an ADD waits for it."""
-        return bool(self.inside.netns) and not self.installed
-
-    def begin(self) -> Change:
-        """What is to be written now. The table stays as it is until the next call."""
-        self.suspicious = self.staged = False
-        self.heard = None
-        self.unwritten = together(self.unwritten, self.table.flush())
-        return self.unwritten
-
-    def heard_after(self, generation: int) -> bool:
-        """Whether somebody wrote while it was written, and after us."""
-        return self.heard is not None and _later(self.heard, generation)
-
-    def is_at(self, where: Where) -> bool:
-        """Whether it is still there that its table is wanted: it may have been attached once more meanwhile."""
-        return self.where is where
-
-    def rest(self, now: float, *, search: bool = False) -> None:
-        """It did not work; not again at once."""
-        self.rests_until = now + next(self._searches if search else self._delays)
-
-    def awake(self) -> None:
-        """What it rested for may be over."""
-        self.rests_until = float("-inf")
-
-    def well(self) -> None:
-        """It is as wanted."""
-        self.trouble, self.installed, self.unwritten = "", True, Change()
-        self._delays, self._searches = RETRIES.delays(random.random), SEARCHES.delays(random.random)
-
-
 class PodTables:
     """All of a node. Everything but `run` is done at once."""
 
@@ -185,12 +78,12 @@ class PodTables:
         self._kernel = kernel
         self._applied = applied
         self._restored = restored
-        self._held: dict[AttachmentKey, _Held] = {}
+        self._held: dict[AttachmentKey, Held] = {}
         self._waiting: dict[AttachmentKey, None] = {}
         """In the order in which they were told of something."""
         self._starting: dict[AttachmentKey, None] = {}
         """Those that an ADD waits for."""
-        self._busy: dict[AttachmentKey, _Held] = {}
+        self._busy: dict[AttachmentKey, Held] = {}
         self._searching: asyncio.Task[None] | None = None
         self._some = asyncio.Event()
         self._news = asyncio.Condition()
@@ -215,9 +108,9 @@ class PodTables:
             return
         self._hold(inside, known)
 
-    def _hold(self, inside: Inside, known: _Held | None) -> None:
+    def _hold(self, inside: Inside, known: Held | None) -> None:
         """What is wanted anew of a sandbox is written as a whole; without a path it is where it was."""
-        made = self._held[inside.key] = _Held(inside, self._settings, self._beside or Beside(), self._references)
+        made = self._held[inside.key] = Held(inside, self._settings, self._beside or Beside(), self._references)
         if known is not None:
             made.installed, made.told_of = known.installed, known.told_of
             if not inside.netns:
@@ -266,7 +159,7 @@ class PodTables:
                 held.suspicious = True
             elif self._busy.get(held.inside.key) is held:
                 held.heard = generation
-            elif _later(generation, held.generation):
+            elif later(generation, held.generation):
                 held.suspicious = True
             self._tell(held)
 
@@ -274,7 +167,7 @@ class PodTables:
         """The timer: somebody may have written whom we did not hear."""
         self.heard(-1)
 
-    def _tell(self, held: _Held) -> None:
+    def _tell(self, held: Held) -> None:
         if held.due:
             (self._starting if held.starting else self._waiting).setdefault(held.inside.key)
             self._some.set()
@@ -357,7 +250,7 @@ class PodTables:
                     async with asyncio.timeout(self._patience_s(clock())):
                         await self._some.wait()
 
-    def _next(self, now: float) -> _Held | None:
+    def _next(self, now: float) -> Held | None:
         """Who is to be written: of those that wait the first, but one that starts before all others."""
         for waiting, most in ((self._starting, 2 * AT_ONCE), (self._waiting, AT_ONCE)):
             for key in list(waiting) if len(self._busy) < most else ():
@@ -372,7 +265,7 @@ class PodTables:
         ends = (self._held[key].rests_until for key in (*self._starting, *self._waiting))
         return min([QUIET_S, *(end - now for end in ends if end > now)])
 
-    async def _write(self, held: _Held) -> None:
+    async def _write(self, held: Held) -> None:
         try:
             if held.where is not None or await self._locate(held):
                 await self._keep(held)
@@ -383,7 +276,7 @@ class PodTables:
                 self._tell(current)
             self._some.set()
 
-    async def _locate(self, held: _Held) -> bool:
+    async def _locate(self, held: Held) -> bool:
         clock = asyncio.get_running_loop().time
         if held.inside.netns:
             try:
@@ -424,7 +317,7 @@ class PodTables:
                 held.trouble = f"no network namespace has {addresses} on {held.inside.key.ifname}"
                 held.rest(now, search=True)
 
-    async def _keep(self, held: _Held) -> None:
+    async def _keep(self, held: Held) -> None:
         where, known, since = held.where, held.installed, held.generation
         assert where is not None
         change = held.begin()
@@ -459,7 +352,7 @@ class PodTables:
 
     # ---- who watches
 
-    def _before(self, held: _Held) -> Before:
+    def _before(self, held: Held) -> Before:
         asked = [one.filled(held.inside.key) for one in self.watching]
         if not asked or not held.installed:
             return nothing
@@ -470,7 +363,7 @@ class PodTables:
 
         return before
 
-    async def _watched(self, held: _Held, where: Where) -> None:
+    async def _watched(self, held: Held, where: Where) -> None:
         if held.told_of == where.inode:
             return
         self._forget(held)
@@ -483,14 +376,9 @@ class PodTables:
                 current.told_of = None
             self._forget(held, even=True)
 
-    def _forget(self, held: _Held, *, even: bool = False) -> None:
+    def _forget(self, held: Held, *, even: bool = False) -> None:
         """`even`: though they were told before, as one may have been told of it since."""
         if held.told_of is not None or even:
             held.told_of = None
             for one in self.watching:
                 one.ended(held.inside.key)
-
-
-def _later(generation: int, than: int) -> bool:
-    """Of numbers that begin anew at 0 after the last."""
-    return than == UNKNOWN or 0 < (generation - than) & 0xFFFFFFFF < 1 << 31
