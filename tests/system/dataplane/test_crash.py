@@ -66,7 +66,7 @@ async def test_killed_during_plug(point: str, give_up: bool, world: World, tmp_p
             assert await problems_of(dataplane, box) == []
             assert talks(box, box.ipv4, world.vpc, FAR)
             assert len(world.node.links()) == len(before[0].links) + 1
-            assert world.node.rules_about(box.ipv4) == 2
+            assert world.node.rules_about(box.ipv4) == 1
         await dataplane.unplug(Unplug(box.lease.key, netns=box.path))
         await until(lambda: (world.node.state(), box.state()) == before)
         assert await store.attachments() == []
