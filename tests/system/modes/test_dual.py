@@ -33,6 +33,12 @@ SHARED_VETH = pytest.mark.parametrize(
     "pairs", [mode for mode in MODES_OF_PAIRS if mode is Mode.SHARED_VETH], indirect=True, scope="module"
 )
 """Tests of what this mode alone has: policy rules, Services in the node's own tables, pairs of shared ENIs."""
+BY_THE_NODE = pytest.mark.parametrize(
+    "pairs",
+    [mode for mode in MODES_OF_PAIRS if mode in (Mode.SHARED_VETH, Mode.EXCLUSIVE_ENI)],
+    indirect=True,
+    scope="module",
+)
 VIP6 = "fd00:172:21::10"
 
 
@@ -121,7 +127,7 @@ def _entry(pairs: Site, crew: Crew, name: str) -> Path:
     return pairs.node(name).netns if name in NODES else crew[name].entry
 
 
-@SHARED_VETH
+@BY_THE_NODE
 @pytest.mark.parametrize("backend", ["a", "c"])
 async def test_services_and_node_ports_by_ipv6(backend: str, pairs: Site, crew: Crew) -> None:
     """As kube-proxy makes them: VIP and NodePort on node1, masqueraded where they must be; a pod by itself, too."""
