@@ -58,7 +58,7 @@ async def test_killed_during_plug(point: str, give_up: bool, world: World, tmp_p
     journal = tmp_path / "journal.sqlite"
     box = world.sandbox()
     async with await Journal.open(journal) as store, running(store):
-        before = (world.node.state(), box.state())
+        before = (world.node.state().of_pods, box.state())
     dies_at(point, "plug", box, journal)
     async with await Journal.open(journal) as store, running(store) as dataplane:
         if not give_up:
@@ -68,7 +68,7 @@ async def test_killed_during_plug(point: str, give_up: bool, world: World, tmp_p
             assert len(world.node.links()) == len(before[0].links) + 1
             assert world.node.rules_about(box.ipv4) == 1
         await dataplane.unplug(Unplug(box.lease.key, netns=box.path))
-        await until(lambda: (world.node.state(), box.state()) == before)
+        await until(lambda: (world.node.state().of_pods, box.state()) == before)
         assert await store.attachments() == []
 
 
@@ -77,12 +77,12 @@ async def test_killed_during_unplug(point: str, world: World, tmp_path: Path) ->
     journal = tmp_path / "journal.sqlite"
     box = world.sandbox()
     async with await Journal.open(journal) as store, running(store) as dataplane:
-        before = (world.node.state(), box.state())
+        before = (world.node.state().of_pods, box.state())
         await plug(dataplane, box)
     dies_at(point, "unplug", box, journal)
     async with await Journal.open(journal) as store, running(store) as dataplane:
         await unplug(dataplane, box)
-        await until(lambda: (world.node.state(), box.state()) == before)
+        await until(lambda: (world.node.state().of_pods, box.state()) == before)
         assert await store.attachments() == []
 
 

@@ -17,12 +17,12 @@ pytestmark = pytest.mark.system
 
 async def test_everything_is_as_before(world: World, dataplane: Dataplane, memory: Memory) -> None:
     box = world.sandbox(ipv6=True)
-    before = (world.node.state(), box.state())
+    before = (world.node.state().of_pods, box.state())
     await plug(dataplane, box)
-    assert world.node.state() != before[0]
+    assert world.node.state().of_pods != before[0]
     assert await dataplane.unplug(Unplug(key=box.lease.key, lease=box.lease)) == Unplugged(found=True)
-    assert world.node.state().rest == before[0].rest
-    await until(lambda: (world.node.state(), box.state()) == before)
+    assert world.node.state().of_pods.rest == before[0].rest
+    await until(lambda: (world.node.state().of_pods, box.state()) == before)
     assert memory.kept == {}
 
 

@@ -112,19 +112,14 @@ class Space:
         return sum(address in line for line in self.ip("rule").splitlines())
 
     def state(self) -> "State":
-        """Everything inside that pods could leave.
-
-        What the kernel makes by itself for IPv6 link-local comes and goes; the rule that a node has once for all of its
-        pods stays.
-        """
+        """Everything inside that lasts: what the kernel makes by itself for IPv6 link-local comes and goes."""
         links = [
             f"{link['ifname']} {link['mtu']} {link['address']} {'UP' in link['flags']} {link.get('ifalias')}"
             for link in self.seen("link")
         ]
         rest = [self.ip("-4", "-o", "addr"), self.ip("-4", "route", "show", "table", "all")]
         rest += [self.ip("-4", "rule"), self.ip("-6", "rule"), self.ip("neigh", "show", "nud", "permanent")]
-        lines = (line for text in rest for line in text.splitlines())
-        return State(sorted(links), sorted(line for line in lines if "from all lookup 512" not in line))
+        return State(sorted(links), sorted(line for text in rest for line in text.splitlines()))
 
     def socket(self, bind: str, port: int = 0) -> socket.socket:
         """A UDP socket of this namespace."""
@@ -146,6 +141,11 @@ class State(NamedTuple):
 
     links: list[str]
     rest: list[str]
+
+    @property
+    def of_pods(self) -> "State":
+        """Without the rule that a node has once for all of its pods, which stays."""
+        return self._replace(rest=[line for line in self.rest if "from all lookup 512" not in line])
 
 
 AnySpace = TypeVar("AnySpace", bound=Space)
