@@ -19,7 +19,7 @@ from typing import Any, Final, Protocol, Self, TypeVar
 from services.policy.adapters import sandboxes
 from services.policy.adapters.conntrack import forget
 from services.policy.adapters.nfnetlink import Batch, NfSocket, Request
-from services.policy.adapters.nft_batch import planned, removal, requests
+from services.policy.adapters.nft_batch import emptying, planned, removal, requests
 from services.policy.adapters.nft_compiler import Compiler, Forms
 from services.policy.adapters.nft_counters import forgetting
 from services.policy.adapters.nft_mending import UNKNOWN, Done, compare, mend, summary
@@ -32,6 +32,8 @@ from shared.errors import NotFound
 
 _SPARE_RULES: Final = 1000
 """Compiled rules that nobody uses, before they are forgotten."""
+PASSED_S: Final = 0.01
+"""How long a packet is between a table's rules, at most by far."""
 _ALIKE: Final = 8
 """Changes of pods' tables that are kept in the kernel's form: one change of a policy is the same for all its pods."""
 
@@ -140,8 +142,19 @@ def take_away(table: str) -> bool:
     with NfSocket() as socket:
         if table not in socket.tables():
             return False
-        socket.transact(removal(table))
+        _withdraw(socket, table)
         return True
+
+
+def _withdraw(socket: NfSocket, table: str) -> None:
+    """Rules first, and what they look up when no packet is between them any more.
+
+    A packet that has begun with the rules goes on with them, but finds in their maps what is there now: gone at the
+    same moment, its link would be one of no pod, and it would be dropped though it is allowed.
+    """
+    socket.transact(emptying(table))
+    time.sleep(PASSED_S)
+    socket.transact(removal(table))
 
 
 def take_away_inside(sought: Mapping[str, Sought], table: str) -> list[str]:
@@ -153,7 +166,7 @@ def take_away_inside(sought: Mapping[str, Sought], table: str) -> list[str]:
     for name, where in sandboxes.search(sought).items():
         with suppress(NotFound), sandboxes.inside(where) as (socket, _):
             if table in socket.tables():
-                socket.transact(removal(table))
+                _withdraw(socket, table)
                 gone.append(name)
     return gone
 

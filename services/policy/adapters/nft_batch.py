@@ -159,6 +159,11 @@ def requests(plan: Plan, table: str, forms: Forms) -> Iterator[Request]:
         yield Request(DELCHAIN, here + text(3, name), about=f"chain {name}")
 
 
+def emptying(table: str) -> list[Request]:
+    """All rules of the table go; chains, sets and what is in them stay."""
+    return [Request(DELRULE, text(1, table), about=f"rules of table {table}")]
+
+
 def removal(table: str) -> list[Request]:
     """The table and all that is in it go, if it is there."""
     here = text(1, table)
