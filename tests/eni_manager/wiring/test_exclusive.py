@@ -121,6 +121,11 @@ def test_services_backends_see_the_pod_where_the_kernel_can() -> None:
         ]
 
 
+def test_a_pod_that_wants_nothing_of_the_node_has_nothing_turned() -> None:
+    alone = replace(lease(), mode=Mode.EXCLUSIVE_ENI, host_peer=False)
+    assert wire(alone, replace(NODE, own_address=True), None) == wire(alone, NODE, None)
+
+
 def test_what_is_turned_is_a_matter_of_the_services_ranges() -> None:
     rules = masquerade(replace(NODE, own_address=True))
     assert "ct original ip daddr != { 172.21.0.0/20, 169.254.20.10/32 } return" in rules

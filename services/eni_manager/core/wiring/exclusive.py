@@ -59,7 +59,8 @@ def exclusive_eni(lease: Lease, node: Node, *, mtu: int | None = None) -> Wiring
     pair = replace(pair_of(lease, node.mtu if mtu is None else mtu), pod=host_peer(lease.key.ifname))
     nic = Nic(lease.eni_mac, lease.key.ifname)
     parts = [_by_the_eni(lease, nic, pair.mtu), _by_the_node(lease, node, pair), _limits(lease, nic, pair)]
-    if node.shows_own_address(lease.mode):
+    turned = lease.host_peer and node.shows_own_address(lease.mode)  # without the peer Services are past the node
+    if turned:
         parts.append(_turned(lease, nic, pair))
     return Wiring(
         key=lease.key,
@@ -67,7 +68,7 @@ def exclusive_eni(lease: Lease, node: Node, *, mtu: int | None = None) -> Wiring
         veth=pair,
         host=replace(host_side(lease, pair), shapers=()) if lease.host_peer else _idle(pair.host, pair.mtu),
         pod=Side.of(item for part in parts for item in part.items),
-        uplink=turning.turn(node) if node.shows_own_address(lease.mode) else Side(),
+        uplink=turning.turn(node) if turned else Side(),
         nic=nic,
         ifb=IFB if lease.bandwidth.ingress else "",
     )
