@@ -116,6 +116,8 @@ class NodeSide:
         """Make an ENI ready for pods: up, the node's address alone on it, its routing table."""
         eni = self.eni(mac)
         wanted = uplink(self._node, eni, subnet4, subnet6, mtu=self._node.mtu)
+        if self._node.mode is not Mode.SHARED_VETH:  # an ENI that goes; pods that are left on it see to their rules
+            wanted = replace(wanted, rules=())
         self._converge(self._host, wanted)
         self._standing_rules.update(wanted.rules)
         wait_until_it_sends(self._host, eni.name)
