@@ -50,10 +50,14 @@ bench: setup         ## ratios measured side by side; writes build/bench.json
 CONFORMANCE_shared-veth-ipv4 := tests/conformance
 CONFORMANCE_exclusive-eni-ipv4 := tests/conformance/test_exclusive_live.py
 CONFORMANCE := $(addprefix tests/conformance/test_,cyclonus_live.py enforced_live.py api_server_live.py)
-conformance: setup   ## every cyclonus step with at most nine pods, live on two nodes with real packets, 200 pods started under floods, services killed; MODE=vpc-route, STACK=dual: in another mode, or by IPv6
+conformance: setup   ## every cyclonus step with at most nine pods, live on two nodes with real packets, 200 pods started under floods, services killed; MODE=vpc-route, STACK=dual: in another mode, or by IPv6; MODE=shared-ipvlan: in a guest
+ifeq ($(MODE),shared-ipvlan)
+	@deploy/guest-setup.sh
+	TERWAY_CONFORMANCE=all TERWAY_GUEST_S=10800 $(PYTHON) -m tests.kernel -s --timeout 7200 -k test_ipvlan_live
+else
 	TERWAY_CONFORMANCE=all TERWAY_CONFORMANCE_MODE=$(MODE) TERWAY_CONFORMANCE_STACK=$(STACK) .venv/bin/pytest -q -s \
 	    $(or $(CONFORMANCE_$(MODE)-$(STACK)),$(CONFORMANCE))
-	$(if $(filter shared-veth-ipv4,$(MODE)-$(STACK)),TERWAY_CELLS=60 $(PYTHON) -m tests.kernel -k test_every_cell --timeout 800)
+endif
 
 SOAK_S ?= 1800
 soak: setup          ## SOAK_S=1800: pods come and go while everything goes wrong; SOAK_SEED=N repeats one

@@ -37,4 +37,4 @@ async def until(missing: Callable[[], Awaitable[str]], *, what: str, within_s: f
     while last := await missing():
         if time.monotonic() >= limit:
             raise DeadlineExceeded(f"{what}: not so after {within_s:g} s: {last}")
-        await asyncio.sleep(every_s)
+        await asyncio.sleep(every_s * max(1.0, patient(1.0) / 4))  # asking, too, takes longer there

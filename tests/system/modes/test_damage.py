@@ -23,7 +23,7 @@ def names(site: Site, node: str, sandbox: Sandbox) -> dict[str, str]:
 
     Where all pods of an ENI share the host link, that is on the ENI itself.
     """
-    [address] = sandbox.addresses
+    address = sandbox.addresses[0]
     entry = site.node(node).netns
     link = inside(entry, "ip", "route", "show", address).split(" dev ")[1].split()[0]
     rules = [line for line in inside(entry, "ip", "rule").splitlines() if f"from {address} lookup" in line]

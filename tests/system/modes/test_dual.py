@@ -22,13 +22,14 @@ from compose.lab.waiting import until
 from services.eni_manager.config import DUAL_MODES
 from shared.model import Mode, PodKey
 from tests.system.modes.conftest import chain_portmap
-from tests.system.modes.modes import MODES, chosen, params
+from tests.system.modes.modes import MODES, chosen
 from tests.system.modes.site import NODES, Site, eventually, inside
 
 pytestmark = [pytest.mark.lab, pytest.mark.asyncio(loop_scope="module")]
 
 Crew = dict[str, Sandbox]
-MODES_OF_PAIRS = [mode for mode in chosen() if mode in DUAL_MODES]
+MODES_OF_PAIRS = [mode for mode in chosen() if mode in DUAL_MODES and mode is not Mode.SHARED_IPVLAN]
+"""The other one's lab is dual anyway: test_dual_ipvlan.py."""
 SHARED_VETH = pytest.mark.parametrize(
     "pairs", [mode for mode in MODES_OF_PAIRS if mode is Mode.SHARED_VETH], indirect=True, scope="module"
 )
@@ -42,7 +43,7 @@ BY_THE_NODE = pytest.mark.parametrize(
 VIP6 = "fd00:172:21::10"
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module", params=params(MODES_OF_PAIRS))
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=MODES_OF_PAIRS)
 async def pairs(request: pytest.FixtureRequest) -> AsyncIterator[Site]:
     mode: Mode = request.param
     layout = Layout.of(f"d{list(Mode).index(mode)}p{os.getpid()}")

@@ -34,7 +34,7 @@ async def test_packets_as_large_as_the_mtu_pass_whole(site: Site, crew: Crew) ->
     mtu = _mtu(crew["a"].entry)
     assert mtu == 1500
     for target in ("b", "c"):
-        [address] = crew[target].addresses
+        address = crew[target].addresses[0]
         ping = ["ping", "-c1", "-W2", "-M", "do", "-s", str(mtu - 28), address]
         done = await site.pods.exec(PodKey("default", "a"), ping)
         assert done.code == 0, done.stdout
