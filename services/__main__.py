@@ -24,6 +24,8 @@ FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 30.0
 STEADY_AFTER_S = 60.0
 """A service that lived this long has recovered: its next death is answered with the first pause again."""
+IN_GOOD_ORDER = 0
+"""The exit code of a service that was told to end, so to begin anew: for good, the supervisor is told."""
 STOP_WITHIN_S = 20.0
 PR_SET_PDEATHSIG = 1
 WATCHED = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -43,9 +45,9 @@ class Child:
     due: float = 0.0
     pause_s: float = FIRST_PAUSE_S
 
-    def died(self, now: float) -> None:
-        """Plan the next start: the pause doubles until the service has been steady for a while."""
-        if now - self.started >= STEADY_AFTER_S:
+    def died(self, now: float, exit_code: int) -> None:
+        """Plan the next start: the pause doubles until the service has been steady for a while, or was told to end."""
+        if exit_code == IN_GOOD_ORDER or now - self.started >= STEADY_AFTER_S:
             self.pause_s = FIRST_PAUSE_S
         self.pid, self.due = 0, now + self.pause_s
         self.pause_s = min(self.pause_s * 2, LONGEST_PAUSE_S)
@@ -94,8 +96,8 @@ class Supervisor:
     def _exited(self, pid: int, status: int) -> None:
         for child in self.children:
             if child.pid == pid:
-                child.died(time.monotonic())
                 code = os.waitstatus_to_exitcode(status)
+                child.died(time.monotonic(), code)
                 _log.error("service_died", name=child.name, pid=pid, exit_code=code, restart_in_s=child.pause_s / 2)
 
     def _stop(self) -> int:

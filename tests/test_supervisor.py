@@ -95,10 +95,20 @@ def test_the_pause_doubles_to_a_bound_and_a_steady_service_starts_afresh() -> No
     pauses = []
     for _ in range(9):
         child.started = now
-        child.died(now)
+        child.died(now, 1)
         pauses.append(child.due - now)
     assert pauses[:3] == [FIRST_PAUSE_S, FIRST_PAUSE_S * 2, FIRST_PAUSE_S * 4]
     assert pauses[-1] == LONGEST_PAUSE_S
     child.started = now
-    child.died(now + STEADY_AFTER_S)
+    child.died(now + STEADY_AFTER_S, 1)
     assert child.due - (now + STEADY_AFTER_S) == FIRST_PAUSE_S
+
+
+def test_a_service_that_was_told_to_end_starts_again_soon_however_often() -> None:
+    child, now = Child("a", lambda arguments: 0), 0.0
+    for _ in range(4):
+        child.started = now
+        child.died(now, 1)
+    for _ in range(2):
+        child.died(now, 0)
+        assert child.due - now == FIRST_PAUSE_S

@@ -7,6 +7,7 @@ import asyncio
 import importlib
 import os
 from collections.abc import Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,12 @@ WITHDRAWING = {name for name in POINTS if name.endswith(("withdraw", "delete")) 
 def world() -> Iterator[Site]:
     with site() as made:
         yield made
+
+
+def lives(life: Coroutine[Any, Any, None]) -> None:
+    """To its end, in a thread: asyncio.run would take the event loop of asynchronous tests from this one."""
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, life).result()
 
 
 def dies_at(point: str, life: Coroutine[Any, Any, None]) -> None:
@@ -98,16 +105,16 @@ def test_a_death_loses_nothing(point: str, world: Site, tmp_path: Path) -> None:
     empty = box.state()
     with inhabited(box):
         if point in WITHDRAWING:
-            asyncio.run(plugging(journal, box))
+            lives(plugging(journal, box))
         dies_at(point, (unplugging if point in WITHDRAWING else plugging)(journal, box))
-        asyncio.run(whole(journal, box, world))
+        lives(whole(journal, box, world))
         # And the same death again, after which the runtime gives up. What an ENI has once, stays.
-        asyncio.run(unplugging(journal, box))
+        lives(unplugging(journal, box))
         before = world.node.state()
         if point in WITHDRAWING:
-            asyncio.run(plugging(journal, box))
+            lives(plugging(journal, box))
             dies_at(point, unplugging(journal, box))
         elif not point.endswith("companion"):  # that is made once
             dies_at(point, plugging(journal, box))
-        asyncio.run(gone(journal, box, world, before))
+        lives(gone(journal, box, world, before))
         assert [line for line in box.state().links if "cali" not in line] == empty.links

@@ -4,7 +4,6 @@ What dies is a fork of this process, as in test_ipvlan_crash.py. The policy serv
 tests/conformance/test_exclusive_live.py's.
 """
 
-import asyncio
 from collections.abc import Iterator
 
 import pytest
@@ -17,7 +16,7 @@ from shared.contracts.policy import Attach
 from shared.model import Mode, PodKey
 from tests.kernel.needs import needs
 from tests.kernel.site import SERVICES, Site, asked, echo, nft, running, site
-from tests.kernel.test_ipvlan_crash import ROOT, dies_at
+from tests.kernel.test_ipvlan_crash import ROOT, dies_at, lives
 from tests.policy.apply.node import deny_all, node, pod
 from tests.system.dataplane.world import NODE_IP, NODE_IP6, Memory, Sandbox, plug
 
@@ -73,8 +72,8 @@ def answered(b: Sandbox, a: Sandbox) -> bool:
 @pytest.mark.parametrize("point", POINTS)
 def test_a_death_leaves_the_old_rules_or_the_new_ones(point: str, world: Site) -> None:
     a, b = world.sandbox(), world.sandbox()
-    asyncio.run(wired(a, b))
-    asyncio.run(judged(a, b, CLOSED))
+    lives(wired(a, b))
+    lives(judged(a, b, CLOSED))
     with echo(a):
         assert not answered(b, a)
     if point.startswith("policy.repair."):  # what is found at a start is mended
@@ -83,7 +82,7 @@ def test_a_death_leaves_the_old_rules_or_the_new_ones(point: str, world: Site) -
     with echo(a):
         if not point.startswith("policy.apply."):  # the node's own rules and the pod's are written side by side
             assert answered(b, a) is (point == "policy.pod.after_transaction")
-        asyncio.run(judged(a, b, CLOSED, OPEN))
+        lives(judged(a, b, CLOSED, OPEN))
         assert answered(b, a)
-        asyncio.run(judged(a, b, CLOSED))
+        lives(judged(a, b, CLOSED))
         assert not answered(b, a)
