@@ -36,7 +36,8 @@ pytestmark = pytest.mark.system
 
 ROOT = Path(__file__).parents[3]
 POINTS = sorted(crashpoint.names(ROOT / "services/eni_manager"))
-ENTERING, HOMEWARD = ["eni.nic.before_enter", "eni.nic.after_enter"], ["eni.nic.before_home", "eni.nic.after_home"]
+ENTERING = ["eni.nic.before_enter", "eni.nic.after_enter", "eni.nic.after_classifier"]
+HOMEWARD = ["eni.nic.before_home", "eni.nic.after_home"]
 PLUG_POINTS = [name for name in POINTS if name.startswith("eni.plug.")]
 UNPLUG_POINTS = [name for name in POINTS if name.startswith("eni.unplug.")] + HOMEWARD
 
@@ -63,7 +64,7 @@ def dies_at(point: str, action: str, box: Sandbox, journal: Path) -> None:
 
 async def act(action: str, journal: Path, request: bytes) -> None:
     """What the process does that dies."""
-    node = Node(NODE_IP, mode=Mode.EXCLUSIVE_ENI, host_stack=(SERVICES,))
+    node = Node(NODE_IP, mode=Mode.EXCLUSIVE_ENI, host_stack=(SERVICES,), own_address=True)
     async with await Journal.open(journal) as store, Dataplane(node, store) as dataplane:
         if action == "plug":
             await dataplane.plug(msgspec.json.decode(request, type=Plug))

@@ -66,8 +66,11 @@ def test_a_namespace_is_found_again_when_the_path_has_gone(node: Bench) -> None:
     """As after an ADD, whose path was a descriptor of the runtime's: a process in it is enough."""
     with namespace() as name:
         where = node.do(lambda: sandboxes.at(f"/run/netns/{name}"))
-        living = subprocess.Popen(["nsenter", f"--net=/run/netns/{name}", "sleep", "1000"])
+        living = subprocess.Popen(
+            ["nsenter", f"--net=/run/netns/{name}", "sh", "-c", "echo in; exec sleep 1000"], stdout=subprocess.PIPE
+        )
         try:
+            assert living.stdout is not None and living.stdout.readline() == b"in\n"
             subprocess.run(["umount", f"/run/netns/{name}"], check=True)
 
             def enter() -> str:
@@ -77,7 +80,7 @@ def test_a_namespace_is_found_again_when_the_path_has_gone(node: Bench) -> None:
             assert node.do(enter) == f"/proc/{living.pid}/ns/net"
         finally:
             living.kill()
-            living.wait()
+            living.communicate()
         with pytest.raises(NotFound, match="has ended"):
             node.do(enter)
 
