@@ -81,12 +81,16 @@ class PoolAndEnis(RuleBasedStateMachine):
     dual = False
     """Pool items are pairs (test_dual.py)."""
 
-    @initialize(seed=st.integers(0, 2**32))
-    def begin(self, seed: int) -> None:
+    @initialize(seed=st.integers(0, 2**32), room=st.sampled_from([None, None, None, 0]))
+    def begin(self, seed: int, room: int | None) -> None:
+        """`room`: what others have left of each vSwitch, if they were there before us."""
         self.loop = VirtualLoop()
         self.bugs = Bugs()
         logging.getLogger("services").addHandler(self.bugs)
         self.cloud = ModelCloud(random.Random(seed))
+        if room is not None:
+            for name in self.cloud.free:
+                self.others_fill_a_vswitch(name, room)
         self.ipam_disk, self.eni_disk = disks()
         self.lives = 0
         self.lost = False
